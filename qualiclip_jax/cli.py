@@ -1,0 +1,68 @@
+"""The console command `qualiclip` and what all entry points share: exit statuses and one-line errors.
+
+Exit status: 0 done, 1 could not, 2 done in part, 130 interrupted.
+"""
+
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+
+from qualiclip_jax.errors import UserError
+from qualiclip_jax.version import __version__
+
+DONE, FAILED, IN_PART, INTERRUPTED = 0, 1, 2, 130
+
+COMMANDS = {
+    "train": "train on pristine images",
+    "score": "score image files",
+    "evaluate": "correlation with human opinion, and the synthetic benchmark",
+    "convert": "PyTorch or Hugging Face weights to a checkpoint of this project",
+    "data": "list and prepare data sets",
+    "degradations": "look at the 24 degradations",
+}
+
+
+def run(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None = None) -> int:
+    """Calls `main(arguments)` and turns what comes out into an exit status.
+
+    Args:
+      main: takes the arguments without the program name, returns an exit status or None for `DONE`.
+      argv: the arguments; `sys.argv[1:]` by default.
+
+    Returns:
+      0, 1, 2 or 130. A `UserError` is printed to standard error as one line, without a traceback.
+    """
+    try:
+        return main(sys.argv[1:] if argv is None else argv) or DONE
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt as interrupt:
+        print(f"\ninterrupted{f': {interrupt}' if str(interrupt) else ''}", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # e.g. `qualiclip score ... | head`
+        sys.stderr.close()
+        return FAILED
+
+
+def console() -> None:
+    """The console command: `qualiclip COMMAND ...` is `python -m qualiclip_jax.COMMAND ...`."""
+    arguments = sys.argv[1:]
+    if arguments[:1] == ["--version"]:
+        print(f"qualiclip_jax {__version__}")
+        sys.exit(DONE)
+    if not arguments or arguments[0] not in COMMANDS:
+        asked_for_help = bool(arguments) and arguments[0] in ("-h", "--help", "help")
+        stream = sys.stdout if asked_for_help else sys.stderr
+        if arguments and not asked_for_help:
+            print(f"error: no command {arguments[0]!r}", file=stream)
+        print("usage: qualiclip COMMAND ...   (qualiclip COMMAND --help tells more)\n", file=stream)
+        for name, what in COMMANDS.items():
+            print(f"  {name:13s} {what}", file=stream)
+        sys.exit(DONE if asked_for_help else FAILED)
+    command = arguments[0]
+    module = (
+        "qualiclip_jax.degradations.__main__" if command == "degradations" else f"qualiclip_jax.{command}"
+    )
+    sys.argv = [f"qualiclip {command}", *arguments[1:]]
+    sys.exit(run(importlib.import_module(module).main))
