@@ -61,8 +61,6 @@ def console() -> None:
             print(f"  {name:13s} {what}", file=stream)
         sys.exit(DONE if asked_for_help else FAILED)
     command = arguments[0]
-    module = (
-        "qualiclip_jax.degradations.__main__" if command == "degradations" else f"qualiclip_jax.{command}"
-    )
+    module = "qualiclip_jax.degradations.__main__" if command == "degradations" else f"qualiclip_jax.{command}"
     sys.argv = [f"qualiclip {command}", *arguments[1:]]
     sys.exit(run(importlib.import_module(module).main))

@@ -64,12 +64,7 @@ def margin_losses(
     Raises:
       ValueError: if the shapes are not as said, or there are fewer than two levels.
     """
-    if (
-        sim_pos.shape != sim_neg.shape
-        or sim_pos.ndim not in (3, 4)
-        or sim_pos.shape[2] != 2
-        or sim_pos.shape[1] < 2
-    ):
+    if sim_pos.shape != sim_neg.shape or sim_pos.ndim not in (3, 4) or sim_pos.shape[2] != 2 or sim_pos.shape[1] < 2:
         raise ValueError(
             "similarities must both be [B, L, 2] or [B, L, 2, P] with L >= 2 levels, "
             f"got {sim_pos.shape} and {sim_neg.shape}"
@@ -79,8 +74,7 @@ def margin_losses(
 
     def one_pair(s_p: jax.Array, s_n: jax.Array) -> dict[str, jax.Array]:
         return {
-            "consistency": consistency_loss(s_p, margin_consistency)
-            + consistency_loss(s_n, margin_consistency),
+            "consistency": consistency_loss(s_p, margin_consistency) + consistency_loss(s_n, margin_consistency),
             "positive": ranking_loss(s_p, margin_rank),
             "negative": ranking_loss(-s_n, margin_rank),
         }

@@ -28,9 +28,7 @@ class Progress:
         if sys.stderr.isatty():
             from tqdm import tqdm
 
-            self._bar = tqdm(
-                total=total, desc=title, unit=unit, initial=done, dynamic_ncols=True, file=sys.stderr
-            )
+            self._bar = tqdm(total=total, desc=title, unit=unit, initial=done, dynamic_ncols=True, file=sys.stderr)
 
     def advance(self, units: int = 1, note: str = "") -> None:
         """Counts `units` more; `note` is shown beside the bar."""
