@@ -1,0 +1,281 @@
+"""Image files and NumPy arrays: read anything people have, say clearly what cannot be read.
+
+Every image becomes RGB, uint8 [H, W, 3]: EXIF orientation applied, transparency laid over white, grey, palette and CMYK
+converted, 16 bits rounded to 8 (not clipped), the first frame of an animation. Colour profiles are not applied: neither
+does the reference implementation. All functions may be called from several threads.
+"""
+
+import glob
+import io
+import os
+import re
+import stat
+import tempfile
+import warnings
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from PIL import (
+    AvifImagePlugin,  # noqa: F401  (a plugin registers itself when imported)
+    BmpImagePlugin,  # noqa: F401
+    GifImagePlugin,  # noqa: F401
+    Image,
+    JpegImagePlugin,  # noqa: F401
+    PngImagePlugin,  # noqa: F401
+    TiffImagePlugin,  # noqa: F401
+    WebPImagePlugin,  # noqa: F401
+)
+
+from qualiclip_jax.errors import UserError
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF", "HEIF")
+IMAGE_EXTENSIONS = (
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".tif", ".tiff", ".gif",
+    ".avif", ".heic", ".heif",
+)  # fmt: skip
+MAX_PIXELS = (
+    512 * 10**6
+)  # a larger header is taken for a decompression bomb; the largest camera phones have 200 * 10**6
+_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+_ORIENTATION_TAG = 0x0112
+_TRANSPOSE = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_PILLOW_WARNINGS = ("ignore", None, Warning, re.compile(r"PIL(\.|$)"), 0)
+
+
+class ImageError(UserError):
+    """One image cannot be read or scored.
+
+    Attributes:
+      path: the file, as it was given.
+      reason: what is wrong, without the path.
+    """
+
+    def __init__(self, path: str | os.PathLike, reason: str):
+        super().__init__(f"{path}: {reason}")
+        self.path, self.reason = str(path), reason
+
+
+def read_image(path: str | os.PathLike, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """Reads an image file; the content decides the format, not the name.
+
+    Args:
+      path: JPEG, PNG, WebP, BMP, TIFF, GIF or AVIF; HEIC with the optional package pillow-heif.
+      max_pixels: an image whose header claims more is refused before it is decoded.
+
+    Returns:
+      uint8 [H, W, 3], RGB.
+
+    Raises:
+      ImageError: missing, not readable, empty, truncated, not an image, too many pixels, unsupported.
+    """
+    try:
+        status = os.stat(path)
+        if stat.S_ISDIR(status.st_mode):
+            raise ImageError(path, "is a folder, not an image")
+        if not stat.S_ISREG(status.st_mode):
+            raise ImageError(path, "is not a regular file")
+        with open(path, "rb") as file:
+            return _decode(file, path, max_pixels)
+    except FileNotFoundError:
+        raise ImageError(path, "no such file") from None
+    except PermissionError:
+        raise ImageError(path, "no permission to read it") from None
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
+        raise ImageError(path, f"cannot be opened ({_first_line(error)})") from None
+
+
+def decode_image(data: bytes, name: str | os.PathLike = "image", max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """Like `read_image`, from the bytes of a file; `name` is what an error calls it."""
+    return _decode(io.BytesIO(data), name, max_pixels)
+
+
+def list_images(where: str | os.PathLike) -> list[Path]:
+    """Lists the images of a folder and the folders in it, or those that a glob pattern matches.
+
+    Files are chosen by extension (`IMAGE_EXTENSIONS`, upper or lower case); names that begin with a dot are left out.
+    A single existing file is listed whatever its extension. Links to folders are not followed.
+
+    Args:
+      where: a folder, a file, or a pattern such as `photos/**/*.jpg`.
+
+    Returns:
+      Sorted paths, at least one.
+
+    Raises:
+      UserError: there is no such folder or file, or no image in it.
+    """
+    if os.path.isfile(where):
+        return [Path(where)]
+    if os.path.isdir(where):
+        found = _walk(where)
+    elif glob.has_magic(str(where)):
+        matches = [Path(match) for match in glob.glob(str(where), recursive=True)]
+        found = [m for m in matches if m.is_file() and m.suffix.lower() in IMAGE_EXTENSIONS]
+        if "**" not in str(where):  # photos/* : the folders it matches are meant as a whole
+            found += [path for m in matches if m.is_dir() for path in _walk(m)]
+    else:
+        raise UserError(f"{where}: no such file or folder")
+    if not found:
+        raise UserError(f"{where}: no images there (looked for {' '.join(IMAGE_EXTENSIONS)})")
+    return sorted(set(found))
+
+
+def write_image(path: str | os.PathLike, image: np.ndarray) -> None:
+    """Writes an image file, whole or not at all; the extension decides the format.
+
+    Args:
+      path: where; an existing file is replaced.
+      image: uint8 [H, W, 3], or float [H, W, 3] in [0, 1].
+    """
+    image = np.asarray(image)
+    if image.dtype != np.uint8:
+        image = np.round(np.clip(image, 0, 1) * 255).astype(np.uint8)
+    path = Path(path)
+    file, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix)
+    os.close(file)
+    try:
+        Image.fromarray(image).save(temporary)
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask
+
+
+def _walk(folder: str | os.PathLike) -> list[Path]:
+    found = []
+    for parent, folders, names in os.walk(folder):
+        folders[:] = [f for f in folders if not f.startswith(".")]  # os.walk goes into those left in its list
+        found += [
+            Path(parent, name)
+            for name in names
+            if not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS
+        ]
+    return found
+
+
+def _decode(file: BinaryIO, name: str | os.PathLike, max_pixels: int) -> np.ndarray:
+    """Decodes an open file, turning whatever goes wrong into an `ImageError`."""
+    _ignore_pillow_warnings()
+    try:
+        with _open(file, name, max_pixels) as image:
+            image.load()
+            return _to_rgb(_upright(image), name)
+    except ImageError:
+        raise
+    except MemoryError:
+        raise ImageError(name, "not enough memory to decode it") from None
+    except Image.DecompressionBombError:
+        raise ImageError(name, "decompression bomb: it would unpack to far more than an image") from None
+    except Exception as error:  # damaged files make the decoders raise nearly every class there is
+        reason = _first_line(error)
+        damage = "truncated" if "truncated" in reason.lower() or isinstance(error, EOFError) else "damaged"
+        raise ImageError(name, f"{damage} image ({reason})") from None
+
+
+def _open(file: BinaryIO, name: str | os.PathLike, max_pixels: int) -> Image.Image:
+    """Reads the header. As `PIL.Image.open`, with a limit of our own in place of its process-wide one."""
+    prefix = file.read(16)
+    if not prefix:
+        raise ImageError(name, "empty file")
+    heif = prefix[4:8] == b"ftyp" and prefix[8:12] in _HEIF_BRANDS
+    if heif:
+        _register_heif()
+    for format in FORMATS:
+        factory, accept = Image.OPEN.get(format, (None, None))
+        if factory is None or accept(prefix) is not True:
+            continue
+        file.seek(0)
+        try:
+            image = factory(file, str(name))
+        except SyntaxError as error:  # how a plugin says: not mine after all
+            if heif or format == "AVIF":
+                continue
+            raise ImageError(name, f"damaged {format} image ({_first_line(error)})") from None
+        width, height = image.size
+        if width * height > max_pixels:
+            raise ImageError(
+                name,
+                f"its header claims {width} x {height} pixels, more than {max_pixels / 1e6:g} megapixels: "
+                "taken for a decompression bomb",
+            )
+        return image
+    if heif and "HEIF" not in Image.OPEN:
+        raise ImageError(name, "HEIC images need one more package: pip install pillow-heif")
+    raise ImageError(name, "not an image in a format read here (JPEG, PNG, WebP, BMP, TIFF, GIF, AVIF, HEIC)")
+
+
+def _register_heif() -> None:
+    try:
+        import pillow_heif
+    except ImportError:
+        return
+    if "HEIF" not in Image.OPEN:
+        pillow_heif.register_heif_opener()
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Applies the EXIF orientation; damaged EXIF data count as none."""
+    try:
+        method = _TRANSPOSE.get(image.getexif().get(_ORIENTATION_TAG))
+    except Exception:
+        method = None
+    return image if method is None else image.transpose(method)
+
+
+def _to_rgb(image: Image.Image, name: str | os.PathLike) -> np.ndarray:
+    """Converts any mode of Pillow to uint8 [H, W, 3]."""
+    if image.mode.startswith("I") or image.mode == "F":
+        return _deep_grey_to_rgb(image, name)
+    if image.mode == "LAB":
+        raise ImageError(name, "Lab colour is not supported")
+    if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "RGBa", "La"):
+        if image.mode in ("La", "PA"):
+            image = image.convert("LA" if image.mode == "La" else "RGBA")
+        rgba = image.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
+        image = Image.alpha_composite(white, rgba)
+    return np.array(image.convert("RGB"))
+
+
+def _deep_grey_to_rgb(image: Image.Image, name: str | os.PathLike) -> np.ndarray:
+    """Grey of 16 bits (0..65535) or floating point (0..1) to uint8 [H, W, 3]."""
+    grey = np.asarray(image)  # [H, W]
+    top = 1.0 if image.mode == "F" else 65535.0
+    low, high = float(grey.min()), float(grey.max())
+    if not (low >= 0 and high <= top):
+        raise ImageError(name, f"grey values from {low:g} to {high:g}, expected 0 to {top:g}")
+    transparent = image.info.get("transparency")
+    grey8 = np.round(grey * np.float32(255 / top)).astype(np.uint8)
+    if isinstance(transparent, int):
+        grey8[grey == transparent] = 255
+    return np.repeat(grey8[..., None], 3, axis=-1)
+
+
+def _ignore_pillow_warnings() -> None:
+    """Pillow warns of damaged metadata; a reader that either returns the pixels or raises has no use for it.
+
+    Kept at the front of the filters, never taken away again: restoring them is what is not safe in threads.
+    """
+    if not warnings.filters or warnings.filters[0] != _PILLOW_WARNINGS:
+        warnings.filterwarnings("ignore", module=_PILLOW_WARNINGS[3].pattern)
+
+
+def _first_line(error: BaseException) -> str:
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return text.strip().splitlines()[0][:200] if text.strip() else type(error).__name__
