@@ -1,0 +1,100 @@
+"""The published backbones: one table of names, sizes and where the weights are."""
+
+import dataclasses
+
+from qualiclip_jax.errors import UserError
+from qualiclip_jax.models.config import CLIPConfig, ResNetConfig, TextConfig, ViTConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Backbone:
+    """A published CLIP.
+
+    Attributes:
+      config: its architecture.
+      repository: its weights on the Hugging Face hub.
+    """
+
+    config: CLIPConfig
+    repository: str
+
+
+def _resnet(layers, width, embed_dim, image_size, text_width, repository):
+    heads = 32 * width // 64
+    image = ResNetConfig(layers, width, heads, image_size)
+    return Backbone(CLIPConfig(embed_dim, image, TextConfig(12, text_width, text_width // 64)), repository)
+
+
+def _vit(layers, width, patch_size, embed_dim, image_size, text_width, repository):
+    image = ViTConfig(layers, width, width // 64, patch_size, image_size)
+    return Backbone(CLIPConfig(embed_dim, image, TextConfig(12, text_width, text_width // 64)), repository)
+
+
+_VIT_H = CLIPConfig(
+    1024,
+    ViTConfig(32, 1280, 16, 14, activation="gelu"),
+    TextConfig(24, 1024, 16, activation="gelu"),
+)
+_VIT_BIGG = CLIPConfig(
+    1280,
+    ViTConfig(48, 1664, 16, 14, mlp_width=8192, activation="gelu"),
+    TextConfig(32, 1280, 20, activation="gelu"),
+)
+
+# fmt: off
+TABLE: dict[str, Backbone] = {
+    #                  layers         width  D     pixels  text width
+    "RN50": _resnet((3, 4, 6, 3), 64, 1024, 224, 512, "timm/resnet50_clip.openai"),
+    "RN101": _resnet((3, 4, 23, 3), 64, 512, 224, 512, "timm/resnet101_clip.openai"),
+    "RN50x4": _resnet((4, 6, 10, 6), 80, 640, 288, 640, "timm/resnet50x4_clip.openai"),
+    "RN50x16": _resnet((6, 8, 18, 8), 96, 768, 384, 768, "timm/resnet50x16_clip.openai"),
+    "RN50x64": _resnet((3, 15, 36, 10), 128, 1024, 448, 1024, "timm/resnet50x64_clip.openai"),
+    #              layers width patch D pixels text width
+    "ViT-B/32": _vit(12, 768, 32, 512, 224, 512, "openai/clip-vit-base-patch32"),
+    "ViT-B/16": _vit(12, 768, 16, 512, 224, 512, "openai/clip-vit-base-patch16"),
+    "ViT-L/14": _vit(24, 1024, 14, 768, 224, 768, "openai/clip-vit-large-patch14"),
+    "ViT-L/14@336px": _vit(24, 1024, 14, 768, 336, 768, "openai/clip-vit-large-patch14-336"),
+    "ViT-H-14": Backbone(_VIT_H, "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"),
+    "ViT-bigG-14": Backbone(_VIT_BIGG, "laion/CLIP-ViT-bigG-14-laion2B-39B-b160k"),
+}
+# fmt: on
+
+
+def get(name: str) -> CLIPConfig:
+    """The architecture of a published backbone.
+
+    Args:
+      name: a key of `TABLE`.
+
+    Raises:
+      UserError: no such backbone.
+    """
+    if name not in TABLE:
+        raise UserError(f"no backbone {name!r}; known are {', '.join(TABLE)}")
+    return TABLE[name].config
+
+
+def match(config: CLIPConfig, activation: str | None = None) -> CLIPConfig:
+    """`config` with what shapes do not tell (heads, activation) taken from the published backbone with the same shapes.
+
+    Args:
+      config: inferred from shapes.
+      activation: "quick_gelu" or "gelu" if known; wins over the table.
+    """
+    if isinstance(config.image, ViTConfig):
+        for backbone in TABLE.values():
+            image = backbone.config.image
+            free = {"heads": config.image.heads, "activation": config.image.activation}
+            if isinstance(image, ViTConfig) and dataclasses.replace(image, **free) == config.image:
+                config = dataclasses.replace(
+                    config,
+                    image=backbone.config.image,
+                    text=config.text and dataclasses.replace(config.text, activation=image.activation),
+                )
+                break
+    if activation is None:
+        return config
+    parts = {"text": config.text and dataclasses.replace(config.text, activation=activation)}
+    if isinstance(config.image, ViTConfig):
+        parts["image"] = dataclasses.replace(config.image, activation=activation)
+    return dataclasses.replace(config, **parts)

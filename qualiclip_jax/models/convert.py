@@ -1,0 +1,311 @@
+"""State dicts of other implementations to our CLIP and back.
+
+OpenAI's names are the common tongue: `names` is a table from our parameters to them, and the names of the other formats are
+first translated to OpenAI's.
+"""
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from qualiclip_jax.errors import UserError
+from qualiclip_jax.models.clip import CLIP, complain, from_pure, to_pure
+from qualiclip_jax.models.config import CLIPConfig, ResNetConfig, TextConfig, ViTConfig
+
+# How an array of theirs is laid out: kind -> (theirs to ours, ours to theirs). Ours: linear [in, out], convolution [h, w, in, out].
+KINDS = {
+    "same": (lambda a: a, lambda a: a),
+    "linear": (lambda a: a.T, lambda a: a.T),
+    "conv": (lambda a: a.transpose(2, 3, 1, 0), lambda a: a.transpose(3, 2, 0, 1)),
+}
+
+
+def names(config: CLIPConfig) -> dict[str, tuple[str, str]]:
+    """Our parameter paths, joined by "/", to (OpenAI's name, kind); `{}` stands for the index of a stacked block."""
+    table = {"logit_scale": ("logit_scale", "same")}
+
+    def norm(ours: str, theirs: str) -> None:
+        table[f"{ours}/scale"] = (f"{theirs}.weight", "same")
+        table[f"{ours}/bias"] = (f"{theirs}.bias", "same")
+
+    def linear(ours: str, theirs: str, weight: str = ".weight", bias: str = ".bias") -> None:
+        table[f"{ours}/kernel"] = (theirs + weight, "linear")
+        table[f"{ours}/bias"] = (theirs + bias, "same")
+
+    def conv_norm(ours: str, conv: str, batch_norm: str) -> None:
+        table[f"{ours}/conv/kernel"] = (f"{conv}.weight", "conv")
+        norm(f"{ours}/norm", batch_norm)
+        table[f"{ours}/norm/mean"] = (f"{batch_norm}.running_mean", "same")
+        table[f"{ours}/norm/var"] = (f"{batch_norm}.running_var", "same")
+
+    def transformer(ours: str, theirs: str) -> None:
+        ours, theirs = f"{ours}/transformer/blocks", f"{theirs}transformer.resblocks.{{}}"
+        norm(f"{ours}/ln_1", f"{theirs}.ln_1")
+        norm(f"{ours}/ln_2", f"{theirs}.ln_2")
+        linear(f"{ours}/qkv", f"{theirs}.attn.in_proj", "_weight", "_bias")
+        linear(f"{ours}/out", f"{theirs}.attn.out_proj")
+        linear(f"{ours}/fc", f"{theirs}.mlp.c_fc")
+        linear(f"{ours}/proj", f"{theirs}.mlp.c_proj")
+
+    if isinstance(config.image, ResNetConfig):
+        for index in (1, 2, 3):
+            conv_norm(f"image/stem{index}", f"visual.conv{index}", f"visual.bn{index}")
+        for stage, blocks in enumerate(config.image.layers):
+            for block in range(blocks):
+                ours, theirs = f"image/stages/{stage}/{block}", f"visual.layer{stage + 1}.{block}"
+                for index in (1, 2, 3):
+                    conv_norm(f"{ours}/conv{index}", f"{theirs}.conv{index}", f"{theirs}.bn{index}")
+                if block == 0:
+                    conv_norm(f"{ours}/shortcut", f"{theirs}.downsample.0", f"{theirs}.downsample.1")
+        table["image/pool/position"] = ("visual.attnpool.positional_embedding", "same")
+        for ours, theirs in (("q", "q_proj"), ("k", "k_proj"), ("v", "v_proj"), ("out", "c_proj")):
+            linear(f"image/pool/{ours}", f"visual.attnpool.{theirs}")
+    else:
+        table["image/class_token"] = ("visual.class_embedding", "same")
+        table["image/positions"] = ("visual.positional_embedding", "same")
+        table["image/patches/kernel"] = ("visual.conv1.weight", "conv")
+        norm("image/ln_pre", "visual.ln_pre")
+        transformer("image", "visual.")
+        norm("image/ln_post", "visual.ln_post")
+        table["image/projection/kernel"] = ("visual.proj", "same")
+    if config.text is not None:
+        table["text/tokens"] = ("token_embedding.weight", "same")
+        table["text/positions"] = ("positional_embedding", "same")
+        transformer("text", "")
+        norm("text/ln_final", "ln_final")
+        table["text/projection/kernel"] = ("text_projection", "same")
+    return table
+
+
+def from_state_dict(
+    state_dict: Mapping[str, Any],
+    *,
+    config: CLIPConfig | None = None,
+    text: bool = True,
+    position: str | None = None,
+    activation: str | None = None,
+    compute_dtype: str = "float32",
+    remat: bool = False,
+    name: str = "state dict",
+) -> CLIP:
+    """A CLIP from the tensors of another implementation.
+
+    Args:
+      state_dict: name -> array (anything NumPy can read), named as by OpenAI, open_clip, Hugging Face transformers or QualiCLIP
+        (`clip_model.` before OpenAI's names).
+      config: the architecture; by default it is read off names and shapes.
+      text: keep the text encoder.
+      position, compute_dtype, remat: as in `CLIPConfig`.
+      activation: "quick_gelu" or "gelu", which shapes do not tell. By default that of the published model with these shapes; pass
+        "gelu" for models trained with open_clip without "quickgelu" in their name.
+      name: what to call it in errors.
+
+    Raises:
+      UserError: it is no CLIP, or tensors are missing, not used or misshapen: all of them are named.
+    """
+    tensors = to_openai_names(state_dict)
+    if config is None:
+        config = infer_config(tensors, name, activation)
+    has_text = config.text is not None
+    config = dataclasses.replace(
+        config,
+        text=config.text if text else None,
+        position=position or config.position,
+        compute_dtype=compute_dtype,
+        remat=remat,
+    )
+    if has_text and not text:
+        tensors = {key: value for key, value in tensors.items() if key.startswith("visual.") or key == "logit_scale"}
+
+    abstract = nnx.state(nnx.eval_shape(lambda: CLIP(config, rngs=nnx.Rngs(0))))
+    shapes = {"/".join(map(str, path)): leaf.shape for path, leaf in nnx.to_flat_state(abstract)}
+    table = names(config)
+    wanted = {theirs: shape for path, shape in shapes.items() for theirs, shape in _unstack(table[path], shape)}
+    complain(name, wanted, {key: np.shape(value) for key, value in tensors.items()})
+
+    arrays: dict[str, Any] = {}
+    for path, shape in shapes.items():
+        theirs, kind = table[path]
+        to_ours = KINDS[kind][0]
+        if "{}" in theirs:
+            blocks = [to_ours(_array(tensors[theirs.format(i)])) for i in range(shape[0])]
+            _insert(arrays, path, jnp.asarray(np.stack(blocks)))
+        else:
+            _insert(arrays, path, jnp.asarray(to_ours(_array(tensors[theirs]))))
+    return from_pure(config, arrays)
+
+
+def to_openai_state_dict(clip: CLIP) -> dict[str, np.ndarray]:
+    """The parameters under OpenAI's names, as float32 NumPy arrays; the inverse of `from_state_dict`, bit for bit.
+
+    Raises:
+      ValueError: BatchNorm was folded, so the original tensors are gone.
+    """
+    if isinstance(clip.config.image, ResNetConfig) and not clip.config.image.batch_norm:
+        raise ValueError("a CLIP with folded BatchNorm has no OpenAI names")
+    arrays = nnx.traversals.flatten_mapping(to_pure(clip)[1], sep="/")
+    result = {}
+    for path, (theirs, kind) in names(clip.config).items():
+        array, to_theirs = np.asarray(arrays[path]), KINDS[kind][1]
+        if "{}" in theirs:
+            result |= {theirs.format(i): np.ascontiguousarray(to_theirs(block)) for i, block in enumerate(array)}
+        else:
+            result[theirs] = np.ascontiguousarray(to_theirs(array))
+    return result
+
+
+def infer_config(tensors: Mapping[str, Any], name: str = "state dict", activation: str | None = None) -> CLIPConfig:
+    """The architecture behind tensors with OpenAI's names; see `from_state_dict`."""
+    shapes = {key: np.shape(value) for key, value in tensors.items()}
+    try:
+        image = _infer_image(shapes)
+        text = _infer_text(shapes) if "token_embedding.weight" in shapes else None
+        embed_dim = (
+            shapes["visual.attnpool.c_proj.weight"][0] if isinstance(image, ResNetConfig) else shapes["visual.proj"][1]
+        )
+    except (KeyError, IndexError, ZeroDivisionError, ValueError) as error:
+        raise UserError(
+            f"{name}: this is no CLIP that is known here (looked for {error}); it has {len(shapes)} tensors, such as "
+            f"{', '.join(sorted(shapes)[:3]) or 'none'}"
+        ) from None
+    from qualiclip_jax.models.backbones import match
+
+    return match(CLIPConfig(embed_dim, image, text), activation)
+
+
+def _infer_image(shapes: Mapping[str, tuple[int, ...]]) -> ResNetConfig | ViTConfig:
+    if "visual.layer1.0.conv1.weight" in shapes:
+        width = shapes["visual.layer1.0.conv1.weight"][0]
+        layers = tuple(_count(shapes, rf"visual\.layer{stage}\.(\d+)\.") for stage in (1, 2, 3, 4))
+        grid = round((shapes["visual.attnpool.positional_embedding"][0] - 1) ** 0.5)
+        return ResNetConfig(layers, width, max(32 * width // 64, 1), 32 * grid)
+    width, _, patch, _ = shapes["visual.conv1.weight"]
+    grid = round((shapes["visual.positional_embedding"][0] - 1) ** 0.5)
+    mlp = shapes["visual.transformer.resblocks.0.mlp.c_fc.weight"][0]
+    return ViTConfig(
+        layers=_count(shapes, r"visual\.transformer\.resblocks\.(\d+)\."),
+        width=width,
+        heads=max(width // 64, 1),
+        patch_size=patch,
+        image_size=patch * grid,
+        mlp_width=None if mlp == 4 * width else mlp,
+    )
+
+
+def _infer_text(shapes: Mapping[str, tuple[int, ...]]) -> TextConfig:
+    vocabulary, width = shapes["token_embedding.weight"]
+    mlp = shapes["transformer.resblocks.0.mlp.c_fc.weight"][0]
+    return TextConfig(
+        layers=_count(shapes, r"transformer\.resblocks\.(\d+)\."),
+        width=width,
+        heads=max(width // 64, 1),
+        vocab_size=vocabulary,
+        context_length=shapes["positional_embedding"][0],
+        mlp_width=None if mlp == 4 * width else mlp,
+    )
+
+
+def _count(shapes: Mapping[str, Any], pattern: str) -> int:
+    return 1 + max((int(found[1]) for found in (re.match(pattern, key) for key in shapes) if found), default=-1)
+
+
+def _unstack(entry: tuple[str, str], shape: tuple[int, ...]) -> list[tuple[str, tuple[int, ...]]]:
+    """Our shape as theirs: one (name, shape), or one for each block."""
+    theirs, kind = entry
+    stacked = "{}" in theirs
+    inner = np.broadcast_to(np.float32(0), shape[1:] if stacked else shape)
+    inner = KINDS[kind][1](inner).shape
+    return [(theirs.format(i), inner) for i in range(shape[0])] if stacked else [(theirs, inner)]
+
+
+def _array(value: Any) -> np.ndarray:
+    return np.asarray(value).astype(np.float32, copy=False)
+
+
+def _insert(tree: dict[str, Any], path: str, value: jax.Array) -> None:
+    *parents, last = path.split("/")
+    for parent in parents:
+        tree = tree.setdefault(parent, {})
+    tree[last] = value
+
+
+# Hugging Face transformers' names, without the block's number, to OpenAI's.
+HUGGING_FACE = {
+    "logit_scale": "logit_scale",
+    "vision_model.embeddings.class_embedding": "visual.class_embedding",
+    "vision_model.embeddings.patch_embedding.weight": "visual.conv1.weight",
+    "vision_model.embeddings.position_embedding.weight": "visual.positional_embedding",
+    "vision_model.pre_layrnorm": "visual.ln_pre",
+    "vision_model.post_layernorm": "visual.ln_post",
+    "visual_projection.weight": "visual.proj",
+    "text_model.embeddings.token_embedding.weight": "token_embedding.weight",
+    "text_model.embeddings.position_embedding.weight": "positional_embedding",
+    "text_model.final_layer_norm": "ln_final",
+    "text_projection.weight": "text_projection",
+}
+HUGGING_FACE_BLOCK = {
+    "layer_norm1": "ln_1",
+    "layer_norm2": "ln_2",
+    "mlp.fc1": "mlp.c_fc",
+    "mlp.fc2": "mlp.c_proj",
+    "self_attn.out_proj": "attn.out_proj",
+    "self_attn.q_proj.weight": "attn.in_proj_weight.0",
+    "self_attn.k_proj.weight": "attn.in_proj_weight.1",
+    "self_attn.v_proj.weight": "attn.in_proj_weight.2",
+    "self_attn.q_proj.bias": "attn.in_proj_bias.0",
+    "self_attn.k_proj.bias": "attn.in_proj_bias.1",
+    "self_attn.v_proj.bias": "attn.in_proj_bias.2",
+}
+# Buffers that are no parameters: shapes and masks that other implementations save along.
+IGNORED = re.compile(
+    r"(.*\.)?(num_batches_tracked|position_ids|attn_mask)|input_resolution|context_length|vocab_size|prompts_features"
+)
+# Wrappers that put something before every name.
+PREFIXES = ("module.", "clip_model.", "model.")
+
+
+def to_openai_names(state_dict: Mapping[str, Any]) -> dict[str, Any]:
+    """Renames Hugging Face, open_clip and QualiCLIP tensors as OpenAI does; unknown names are left as they are.
+
+    Buffers without parameters are dropped. The three projections of Hugging Face's attention become one tensor.
+    """
+    tensors = {key: value for key, value in state_dict.items() if not IGNORED.fullmatch(key)}
+    for prefix in PREFIXES:
+        if tensors and all(key.startswith(prefix) for key in tensors):
+            tensors = {key.removeprefix(prefix): value for key, value in tensors.items()}
+    if any(key.startswith("vision_model.") for key in tensors):
+        return _from_hugging_face(tensors)
+    # open_clip's CustomTextCLIP keeps the text encoder in a module of its own.
+    return {key.removeprefix("text.") if key.startswith("text.") else key: value for key, value in tensors.items()}
+
+
+def _from_hugging_face(tensors: Mapping[str, Any]) -> dict[str, Any]:
+    renamed = {_rename(key): value for key, value in tensors.items()}
+    for projection in ("visual.proj", "text_projection"):
+        if projection in renamed:
+            renamed[projection] = _array(renamed[projection]).T
+    for key in [key for key in renamed if re.search(r"attn\.in_proj_(weight|bias)\.0$", key)]:
+        stem = key.removesuffix(".0")
+        parts = [f"{stem}.{i}" for i in range(3)]
+        if all(part in renamed for part in parts):
+            renamed[stem] = np.concatenate([_array(renamed.pop(part)) for part in parts])
+    return renamed
+
+
+def _rename(key: str) -> str:
+    block = re.match(r"(vision|text)_model\.encoder\.layers\.(\d+)\.(.+)", key)
+    if block:
+        tower = "visual." if block[1] == "vision" else ""
+        for theirs, openai in HUGGING_FACE_BLOCK.items():
+            if block[3] == theirs or block[3].startswith(theirs + "."):
+                return f"{tower}transformer.resblocks.{block[2]}.{openai}{block[3].removeprefix(theirs)}"
+    for theirs, openai in HUGGING_FACE.items():
+        if key == theirs or key.startswith(theirs + "."):
+            return openai + key.removeprefix(theirs)
+    return key

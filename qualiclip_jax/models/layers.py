@@ -1,0 +1,118 @@
+"""Layers that the encoders share."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+ACTIVATIONS = {
+    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
+    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+}
+
+
+class BatchNorm(nnx.Module):
+    """Batch normalisation over all axes but the last; frozen unless `training`.
+
+    Frozen, it uses the running statistics (scale and bias still get gradients). In training mode it normalises with the
+    statistics of the batch, over the devices of `axis_name` together if that is set, and moves the running ones by
+    `MOMENTUM` towards them, variance unbiased.
+
+    Source: torch.nn.BatchNorm2d and SyncBatchNorm.
+    """
+
+    EPS = 1e-5
+    MOMENTUM = 0.1
+
+    def __init__(self, width: int, scale: float = 1.0):
+        self.scale = nnx.Param(jnp.full(width, scale, jnp.float32))
+        self.bias = nnx.Param(jnp.zeros(width, jnp.float32))
+        self.mean = nnx.BatchStat(jnp.zeros(width, jnp.float32))
+        self.var = nnx.BatchStat(jnp.ones(width, jnp.float32))
+        self.training = False
+        self.axis_name = None
+
+    def __call__(self, x: jax.Array, valid: jax.Array | None = None) -> jax.Array:
+        """Normalises.
+
+        Args:
+          x: float [N, H, W, C].
+          valid: bool [N, H, W, 1], which positions count for the batch's statistics; None for all.
+
+        Returns:
+          The same shape and type; computed in float32.
+        """
+        mean, var = self.batch_statistics(x, valid) if self.training else (self.mean[...], self.var[...])
+        multiplier = self.scale[...] * jax.lax.rsqrt(var + self.EPS)
+        return (x.astype(jnp.float32) * multiplier + (self.bias[...] - mean * multiplier)).astype(x.dtype)
+
+    def batch_statistics(self, x: jax.Array, valid: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+        """Mean and biased variance of the batch [C]; the running statistics take a step towards them."""
+        x = x.astype(jnp.float32)
+        weight = jnp.ones(x.shape[:-1] + (1,), jnp.float32) if valid is None else valid.astype(jnp.float32)
+        axes = tuple(range(x.ndim - 1))
+        count = weight.sum()
+        mean = (x * weight).sum(axes) / count
+        var = (jnp.square(x - mean) * weight).sum(axes) / count
+        if self.axis_name is not None:  # one exchange; combining (count, mean, variance) does not cancel digits
+            counts, means, variances = jax.lax.all_gather((count, mean, var), self.axis_name)
+            count = counts.sum()
+            share = (counts / count)[:, None]
+            mean = (means * share).sum(0)
+            var = ((variances + jnp.square(means - mean)) * share).sum(0)
+        unbiased = var * (count / jnp.maximum(count - 1, 1))
+        self.mean[...] += self.MOMENTUM * (jax.lax.stop_gradient(mean) - self.mean[...])
+        self.var[...] += self.MOMENTUM * (jax.lax.stop_gradient(unbiased) - self.var[...])
+        return mean, var
+
+
+class Block(nnx.Module):
+    """A pre-norm transformer block: x + attention(norm(x)), then x + perceptron(norm(x))."""
+
+    def __init__(self, width, heads, mlp_width, activation, eps, depth, dtype, rngs):
+        def linear(into, out, std):
+            init = nnx.initializers.normal(std)
+            return nnx.Linear(into, out, kernel_init=init, dtype=dtype, rngs=rngs)
+
+        # Standard deviations: `initialize_parameters` of OpenAI's CLIP.
+        narrow = width**-0.5 * (2 * depth) ** -0.5
+        self.heads, self.activation, self.dtype = heads, activation, dtype
+        self.ln_1 = nnx.LayerNorm(width, epsilon=eps, rngs=rngs)
+        self.qkv = linear(width, 3 * width, width**-0.5)
+        self.out = linear(width, width, narrow)
+        self.ln_2 = nnx.LayerNorm(width, epsilon=eps, rngs=rngs)
+        self.fc = linear(width, mlp_width, (2 * width) ** -0.5)
+        self.proj = linear(mlp_width, width, narrow)
+
+    def __call__(self, x: jax.Array, mask: jax.Array | None = None, causal: bool = False) -> jax.Array:
+        """x [N, T, W] in the compute type; mask bool [N, 1, 1, T], which tokens may be attended to."""
+        n, t, width = x.shape
+        qkv = self.qkv(self.ln_1(x).astype(self.dtype)).reshape(n, t, 3, self.heads, width // self.heads)
+        q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]  # [N, T, heads, W / heads]
+        attended = jax.nn.dot_product_attention(q, k, v, mask=mask, is_causal=causal)
+        x = x + self.out(attended.reshape(n, t, width))
+        hidden = ACTIVATIONS[self.activation](self.fc(self.ln_2(x).astype(self.dtype)))
+        return x + self.proj(hidden)
+
+
+class Transformer(nnx.Module):
+    """Equal blocks, one after the other.
+
+    The parameters of all blocks are stacked on a leading axis [layers, ...] and the blocks run in a `lax.scan`: one block
+    is compiled, however deep the network.
+    """
+
+    def __init__(self, layers, width, heads, mlp_width, activation, eps, dtype, remat, rngs):
+        def block(rngs: nnx.Rngs) -> Block:
+            return Block(width, heads, mlp_width or 4 * width, activation, eps, layers, dtype, rngs)
+
+        self.remat = remat
+        self.blocks = nnx.vmap(block)(rngs.split(layers))
+
+    def __call__(self, x: jax.Array, mask: jax.Array | None = None, causal: bool = False) -> jax.Array:
+        """x [N, T, W]; mask bool [N, 1, 1, T] or None."""
+        graph, stacked = nnx.split(self.blocks)
+
+        def step(x, state):
+            return nnx.merge(graph, state)(x, mask, causal), None
+
+        return jax.lax.scan(jax.checkpoint(step) if self.remat else step, x, stacked)[0]

@@ -1,0 +1,53 @@
+"""CLIP's text transformer.
+
+Source: CLIP.encode_text of OpenAI's CLIP.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from qualiclip_jax.models.config import CLIPConfig
+from qualiclip_jax.models.layers import Transformer
+
+
+class TextEncoder(nnx.Module):
+    """Causal transformer; the feature of a text is read at its end token."""
+
+    def __init__(self, config: CLIPConfig, rngs: nnx.Rngs):
+        shape, dtype = config.text, jnp.dtype(config.compute_dtype)
+        width = shape.width
+        self.end_token, self.dtype = shape.end_token, dtype
+        self.tokens = nnx.Param(nnx.initializers.normal(0.02)(rngs.params(), (shape.vocab_size, width), jnp.float32))
+        self.positions = nnx.Param(
+            nnx.initializers.normal(0.01)(rngs.params(), (shape.context_length, width), jnp.float32)
+        )
+        self.transformer = Transformer(
+            shape.layers,
+            width,
+            shape.heads,
+            shape.mlp_width,
+            shape.activation,
+            shape.layer_norm_eps,
+            dtype,
+            config.remat,
+            rngs,
+        )
+        self.ln_final = nnx.LayerNorm(width, epsilon=shape.layer_norm_eps, rngs=rngs)
+        self.projection = nnx.Linear(
+            width,
+            config.embed_dim,
+            use_bias=False,
+            kernel_init=nnx.initializers.normal(width**-0.5),
+            dtype=dtype,
+            rngs=rngs,
+        )
+
+    def __call__(self, tokens: jax.Array) -> jax.Array:
+        """tokens int [P, T], T at most the context length -> [P, D]."""
+        x = (self.tokens[...][tokens] + self.positions[...][: tokens.shape[1]]).astype(self.dtype)
+        x = self.transformer(x, causal=True)
+        is_end = tokens if self.end_token is None else tokens == self.end_token
+        end = jnp.argmax(is_end, axis=1)  # the first of the largest
+        x = jnp.take_along_axis(x, end[:, None, None], axis=1)[:, 0]
+        return self.projection(self.ln_final(x).astype(self.dtype))
