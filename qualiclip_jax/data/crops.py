@@ -1,0 +1,124 @@
+"""Two random overlapping crops of one photo, cut from a shrunk copy of which only the region needed is made.
+
+Deterministic core (`shrink_region`, `cut_pair`) and random wrapper (`draw_pair`) are apart.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+_LANCZOS_SUPPORT = 3  # of the kernel, in px of the smaller image
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Where two crops lie.
+
+    Attributes:
+      size: (height, width) in px of the resized photo that the crops are cut from.
+      corners: ((y, x), (y, x)), the top left corner of each crop in that photo.
+      flip: mirror both crops left to right.
+    """
+
+    size: tuple[int, int]
+    corners: tuple[tuple[int, int], tuple[int, int]]
+    flip: bool
+
+
+def resized_size(size: tuple[int, int], factor: float, crop_size: int) -> tuple[int, int]:
+    """The size of a photo times `factor`, but neither side below `crop_size`.
+
+    The aspect ratio is kept; a photo smaller than the crop is enlarged just enough.
+    """
+    height, width = size
+    factor = max(factor, crop_size / min(height, width))
+    return max(crop_size, round(height * factor)), max(crop_size, round(width * factor))
+
+
+def draw_pair(
+    rng: np.random.Generator,
+    size: tuple[int, int],
+    *,
+    crop_size: int,
+    min_overlap: float = 0.5,
+    scale_range: tuple[float, float] = (1.0, 1.0),
+    flip: bool = True,
+) -> Pair:
+    """Draws a resize factor, two crops of `crop_size` px a side that overlap, and a flip.
+
+    On each axis the first crop lies anywhere in the photo, and the second anywhere within reach of it: the common part
+    of the two is at least `min_overlap` of the side.
+
+    Args:
+      rng: the only source of randomness; always five draws are made from it.
+      size: (height, width) of the photo.
+      crop_size: side of the crops in px.
+      min_overlap: in [0, 1], share of the side on each axis.
+      scale_range: (low, high) of the uniform resize factor, in (0, 1]; clamped so that the crop fits.
+      flip: whether to mirror half of the pairs.
+    """
+    factor, *uniform, coin = rng.random(6).tolist()
+    low, high = scale_range
+    new_size = resized_size(size, low + (high - low) * factor, crop_size)
+    reach = math.floor(crop_size * (1 - min_overlap) + 1e-9)
+    corners = []
+    for side, u, v in zip(new_size, uniform[:2], uniform[2:]):
+        last = side - crop_size
+        first = int(u * (last + 1))
+        nearest, farthest = max(0, first - reach), min(last, first + reach)
+        corners.append((first, nearest + int(v * (farthest - nearest + 1))))
+    (y1, y2), (x1, x2) = corners
+    return Pair(new_size, ((y1, x1), (y2, x2)), flip and coin < 0.5)
+
+
+def cut_pair(photo: np.ndarray, pair: Pair, crop_size: int) -> np.ndarray:
+    """Cuts both crops, resizing only the smallest region that holds them.
+
+    Args:
+      photo: uint8 [H, W, 3].
+      pair: what `draw_pair` drew for (H, W).
+      crop_size: side of the crops in px.
+
+    Returns:
+      uint8 [2, crop_size, crop_size, 3].
+    """
+    (y1, x1), (y2, x2) = pair.corners
+    top, left = min(y1, y2), min(x1, x2)
+    height, width = abs(y1 - y2) + crop_size, abs(x1 - x2) + crop_size
+    region = resize_region(photo, pair.size, (top, left, top + height, left + width))
+    crops = [region[y - top : y - top + crop_size, x - left : x - left + crop_size] for y, x in pair.corners]
+    return np.stack([crop[:, ::-1] if pair.flip else crop for crop in crops])
+
+
+def resize_region(photo: np.ndarray, size: tuple[int, int], box: tuple[int, int, int, int]) -> np.ndarray:
+    """A region of the photo resized to `size` (Lanczos, antialiased), at the cost of the region only.
+
+    Equals `resize(photo, size)[top:bottom, left:right]` within 1 of 255.
+
+    Args:
+      photo: uint8 [H, W, 3].
+      size: (height, width) of the whole photo after resizing.
+      box: (top, left, bottom, right) of the region, in px of the resized photo.
+
+    Returns:
+      uint8 [bottom - top, right - left, 3].
+    """
+    top, left, bottom, right = box
+    if size == photo.shape[:2]:
+        return photo[top:bottom, left:right]
+    rows, y_start, y_end = _reach(photo.shape[0], size[0], top, bottom)
+    columns, x_start, x_end = _reach(photo.shape[1], size[1], left, right)
+    part = Image.fromarray(np.ascontiguousarray(photo[rows, columns]))
+    resized = part.resize((right - left, bottom - top), Image.Resampling.LANCZOS, (x_start, y_start, x_end, y_end))
+    return np.asarray(resized)
+
+
+def _reach(old: int, new: int, start: int, end: int) -> tuple[slice, float, float]:
+    """Which px of an axis the kernel needs for px start..end of the resized axis, and where those lie in the slice."""
+    ratio = old / new
+    margin = _LANCZOS_SUPPORT * max(ratio, 1) + 1
+    first = max(0, math.floor(start * ratio - margin))
+    last = min(old, math.ceil(end * ratio + margin))
+    return slice(first, last), start * ratio - first, min(end * ratio - first, last - first)

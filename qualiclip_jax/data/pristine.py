@@ -1,0 +1,273 @@
+"""The stream of crop pairs that training reads: shuffled, repeated, resumable, the same on any number of processes.
+
+What lies at a position of the stream is a pure function of (seed, position). Each `len(source)` positions are an epoch,
+which shows every photo once, in an order of its own. Step s of the training uses positions s * batch_size ..
+(s + 1) * batch_size - 1, of which each process takes a contiguous part. So the state of the stream is the step.
+"""
+
+import logging
+import math
+import os
+import sys
+import threading
+from collections.abc import Callable
+from functools import partial
+
+import grain
+import numpy as np
+from PIL import Image
+
+from qualiclip_jax.data.crops import Pair, cut_pair, draw_pair
+from qualiclip_jax.data.sources import Source, open_source
+from qualiclip_jax.errors import UserError
+from qualiclip_jax.images import ImageError
+
+__all__ = ["CropPairs", "crop_pairs", "open_source", "photos"]
+
+MAX_CORRUPT = 0.05  # share of the photos tried that may fail to decode
+JUDGED_AFTER = 100  # photos to try before that share is judged (all of them, where there are fewer)
+
+_log = logging.getLogger(__name__)
+
+
+def crop_pairs(
+    source: Source,
+    *,
+    batch_size: int,
+    crop_size: int,
+    seed: int,
+    start_step: int = 0,
+    process_index: int = 0,
+    process_count: int = 1,
+    min_overlap: float = 0.5,
+    scale_range: tuple[float, float] = (1.0, 1.0),
+    flip: bool = True,
+    small: str = "enlarge",
+    threads: int | None = None,
+    prefetch: int = 2,
+    cache_mb: float = 256,
+    warn: Callable[[str], None] = _log.warning,
+) -> "CropPairs":
+    """An endless iterator over batches of two overlapping crops of one photo.
+
+    A photo that cannot be decoded is named once through `warn` and replaced by another one, drawn from (seed,
+    position): the same in every run, on any number of processes. So is one that is too small, with `small="skip"`.
+
+    Args:
+      source: what `open_source` gave.
+      batch_size: images per step over all processes.
+      crop_size: side of the crops in px.
+      seed: of the order, the crops and the replacements, in 0..2**64 - 1.
+      start_step: the first step to deliver; the stream is the one that an uninterrupted run would see.
+      process_index: which of the processes this is.
+      process_count: how many processes share a batch.
+      min_overlap: in [0, 1]: the crops overlap by at least this share of the side, on each axis.
+      scale_range: each photo is first shrunk by a factor uniform in (low, high), in (0, 1]; never below the crop.
+      flip: mirror half of the pairs, both crops together.
+      small: what becomes of photos smaller than the crop: "enlarge" (Lanczos, just enough) or "skip".
+      threads: that decode; None is one for each core this process may use, 16 at most.
+      prefetch: batches made ready in the background.
+      cache_mb: MB (10**6 bytes) of decoded photos kept in memory: the first ones seen, until it is full.
+      warn: is given a line for each photo that cannot be read, from any thread.
+
+    Returns:
+      An iterator of `crops` uint8 [b, 2, crop_size, crop_size, 3] and `example` uint32 [b], the positions in the
+      stream; b = batch_size / process_count. To be closed: `with`, or `close()`.
+
+    Raises:
+      UserError: a field out of range, or (`small="skip"`) no photo as large as the crop; while iterating, if more than
+        5 % of the photos tried cannot be decoded (judged once 100 photos, or all, have been tried).
+    """
+    _check_fields(batch_size, crop_size, seed, process_count, min_overlap, scale_range, small)
+    if small == "skip":
+        _require_large_enough(source, crop_size)
+    threads = threads or min(16, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
+    draw = partial(draw_pair, crop_size=crop_size, min_overlap=min_overlap, scale_range=scale_range, flip=flip)
+    library = Library(source, crop_size=crop_size, small=small, cache_mb=cache_mb, warn=warn)
+
+    order = grain.MapDataset.range(len(source)).shuffle(seed=_shuffle_seed(seed)).repeat()  # position -> photo
+    share = batch_size // process_count
+
+    def example(local: int) -> dict[str, np.ndarray]:
+        step, row = divmod(local, share)
+        position = step * batch_size + process_index * share + row
+        rng = np.random.Generator(np.random.Philox(key=np.array([seed, position], np.uint64)))
+        photo = library.usable(order[position], rng)
+        pair: Pair = draw(rng, photo.shape[:2])
+        return {"crops": cut_pair(photo, pair, crop_size), "example": np.uint32(position % 2**32)}
+
+    batches = (
+        grain.MapDataset.range(start_step * share, sys.maxsize)
+        .map(example)
+        .to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch * share))
+        .batch(share)
+    )
+    return CropPairs(iter(batches), library)
+
+
+class CropPairs:
+    """The iterator that `crop_pairs` returns.
+
+    Attributes:
+      counters: how many distinct photos were `tried`, were `corrupt`, `enlarged` or `skipped` as too small so far. A
+        few more than were delivered: photos are read ahead.
+    """
+
+    def __init__(self, batches: grain.DatasetIterator, library: "Library"):
+        self._batches, self._library = batches, library
+        batches.start_prefetch()
+
+    @property
+    def counters(self) -> dict[str, int]:
+        return self._library.counters
+
+    def __iter__(self) -> "CropPairs":
+        return self
+
+    def __next__(self) -> dict[str, np.ndarray]:
+        return next(self._batches)
+
+    def close(self) -> None:
+        """Stops reading ahead."""
+        self._batches.close()
+
+    def __enter__(self) -> "CropPairs":
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self.close()
+
+
+_UNTRIED, _USED, _ENLARGED, _SKIPPED, _CORRUPT = range(5)
+
+
+class Library:
+    """The photos of a source with a note on each: used, enlarged, skipped as too small, or corrupt. Thread-safe."""
+
+    def __init__(self, source: Source, *, crop_size: int, small: str, cache_mb: float, warn: Callable[[str], None]):
+        self._source, self._crop_size, self._small, self._warn = source, crop_size, small, warn
+        self._notes = bytearray(len(source))
+        self._lock = threading.Lock()
+        self._cache: dict[int, np.ndarray] = {}
+        self._cache_left = cache_mb * 1e6  # bytes
+
+    @property
+    def counters(self) -> dict[str, int]:
+        count = self._notes.count
+        return {
+            "tried": len(self._notes) - count(_UNTRIED),
+            "corrupt": count(_CORRUPT),
+            "enlarged": count(_ENLARGED),
+            "skipped": count(_SKIPPED),
+        }
+
+    def usable(self, index: int, rng: np.random.Generator) -> np.ndarray:
+        """Photo `index`, uint8 [H, W, 3], or where it is of no use the first good one that `rng` draws."""
+        while True:
+            photo = self._cache.get(index)
+            if photo is None and self._notes[index] in (_UNTRIED, _USED, _ENLARGED):
+                photo = self._read(index)
+            if photo is not None:
+                return photo
+            index = int(rng.integers(len(self._notes)))
+
+    def _read(self, index: int) -> np.ndarray | None:
+        problem = photo = None
+        try:
+            photo = self._source[index]
+        except ImageError as error:
+            note, problem = _CORRUPT, str(error)
+        else:
+            too_small = min(photo.shape[:2]) < self._crop_size
+            note = _USED if not too_small else _SKIPPED if self._small == "skip" else _ENLARGED
+        with self._lock:
+            is_new = self._notes[index] == _UNTRIED
+            self._notes[index] = note
+            if note in (_USED, _ENLARGED) and index not in self._cache and photo.nbytes <= self._cache_left:
+                self._cache[index] = photo
+                self._cache_left -= photo.nbytes
+        if problem and is_new:
+            self._warn(f"skipped: {problem}")
+        if is_new:
+            self._judge()
+        return photo if note in (_USED, _ENLARGED) else None
+
+    def _judge(self) -> None:
+        """Raises UserError if too many photos are corrupt, or none is left."""
+        count, total = self.counters, len(self._notes)
+        tried, corrupt, skipped = count["tried"], count["corrupt"], count["skipped"]
+        if tried >= min(JUDGED_AFTER, total) and corrupt > MAX_CORRUPT * tried:
+            raise UserError(
+                f"{self._source.describe()}: {corrupt} of the {tried} photos tried cannot be read, more than "
+                f"{MAX_CORRUPT:.0%}; mend or remove them (each is named above)"
+            )
+        if corrupt + skipped == total:
+            raise UserError(
+                f"{self._source.describe()}: no photo left: {skipped} are smaller than data.crop_size = "
+                f"{self._crop_size}, {corrupt} cannot be read"
+            )
+
+
+def photos(spec: str, limit: int | None = None, max_side: int | None = None) -> list[tuple[str, np.ndarray]]:
+    """Whole photos, for evaluation on pristine images held out from training.
+
+    Args:
+      spec: as for `open_source`.
+      limit: at most so many, the first readable ones; None for all.
+      max_side: shrink a photo whose longer side is greater, to this many px (Lanczos).
+
+    Returns:
+      (name, uint8 [H, W, 3]) each. Photos that cannot be read are left out, with a warning in the log.
+
+    Raises:
+      UserError: as `open_source`.
+    """
+    source = open_source(spec)
+    found: list[tuple[str, np.ndarray]] = []
+    for index in range(len(source)):
+        if limit is not None and len(found) >= limit:
+            break
+        try:
+            photo = source[index]
+        except ImageError as error:
+            _log.warning("skipped: %s", error)
+            continue
+        height, width = photo.shape[:2]
+        if max_side is not None and max(height, width) > max_side:
+            factor = max_side / max(height, width)
+            size = max(1, round(width * factor)), max(1, round(height * factor))
+            photo = np.asarray(Image.fromarray(photo).resize(size, Image.Resampling.LANCZOS))
+        found.append((source.names[index], photo))
+    return found
+
+
+def _shuffle_seed(seed: int) -> int:
+    """32 bits for the order: hashed, because Grain's order in epoch e of seed s is that in epoch 0 of seed s + e."""
+    return int(np.random.SeedSequence(seed).generate_state(1)[0])
+
+
+def _check_fields(batch_size, crop_size, seed, process_count, min_overlap, scale_range, small) -> None:
+    low, high = scale_range
+    for field, value, fine, expected in (
+        ("batch_size", batch_size, batch_size >= 1, "a positive number"),
+        ("batch_size", batch_size, batch_size % process_count == 0, f"a multiple of the {process_count} processes"),
+        ("seed", seed, 0 <= seed < 2**64, "0 or greater, below 2**64"),
+        ("data.crop_size", crop_size, crop_size >= 1, "a positive number of px"),
+        ("data.min_overlap", min_overlap, 0 <= min_overlap <= 1, "between 0 and 1"),
+        ("data.scale_range", scale_range, 0 < low <= high <= 1, "(low, high) with 0 < low <= high <= 1"),
+        ("data.small", small, small in ("enlarge", "skip"), "'enlarge' or 'skip'"),
+    ):
+        if not fine or (isinstance(value, float) and math.isnan(value)):
+            raise UserError(f"{field} is {value!r}, must be {expected}")
+
+
+def _require_large_enough(source: Source, crop_size: int) -> None:
+    largest = 0
+    for index in range(len(source)):
+        largest = max(largest, source.short_side(index) or 0)
+        if largest >= crop_size:
+            return
+    raise UserError(
+        f"data.crop_size is {crop_size}, larger than every image of {source.describe()}, whose shorter sides are "
+        f"{largest} px at most: choose a smaller one, or data.small = 'enlarge'"
+    )

@@ -1,0 +1,287 @@
+"""Where pristine images come from: a folder, a prepared tfds data set, or scikit-image's photographs.
+
+A source is a random-access sequence of images: `len(source)`, `source[i]` -> uint8 [H, W, 3], `source.names[i]`,
+`source.short_side(i)` from the header alone, `source.describe()`. Images are decoded when asked for, never kept.
+All sources may be read from several threads.
+"""
+
+import importlib.util
+import io
+import os
+import re
+import warnings
+from bisect import bisect_right
+from collections.abc import Sequence
+from functools import cached_property
+from itertools import accumulate
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from PIL import Image
+
+from qualiclip_jax.errors import UserError
+from qualiclip_jax.images import ImageError, decode_image, list_images, read_image
+
+SPECS = "folder:PATH, tfds:NAME[:SPLIT][@DATA_DIR], sample, sample:train, sample:test; several joined by commas"
+
+SAMPLE_TRAIN = (
+    "astronaut.png",
+    "hubble_deep_field.jpg",
+    "ihc.png",
+    "motorcycle_left.png",
+    "motorcycle_right.png",
+    "retina.jpg",
+    "rocket.jpg",
+)
+SAMPLE_TEST = ("chelsea.png", "coffee.png")  # held out: no training reads them
+SAMPLES = {"": SAMPLE_TRAIN + SAMPLE_TEST, "train": SAMPLE_TRAIN, "test": SAMPLE_TEST}
+
+_PROBES = 100  # images tried before a source counts as without a readable one
+
+
+class Source(Protocol):
+    """A random-access sequence of images."""
+
+    names: Sequence[str]
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        """Decodes image `index` to uint8 [H, W, 3]; raises `ImageError` if it cannot be read."""
+
+    def short_side(self, index: int) -> int | None:
+        """The smaller of height and width in px, from the header; None if that cannot be read."""
+
+    def describe(self) -> str:
+        """A few words for the screen and the logs."""
+
+
+def open_source(spec: str) -> Source:
+    """Opens a source of images.
+
+    Args:
+      spec: `folder:PATH` (recursive; also a file or a glob pattern), `tfds:NAME[:SPLIT][@DATA_DIR]` (a prepared
+        ArrayRecord data set), `sample`, `sample:train` or `sample:test` (the colour photographs inside
+        scikit-image's wheel), or several of these joined by commas.
+
+    Returns:
+      A source with at least one readable image.
+
+    Raises:
+      UserError: no such kind, folder, data set or split; or no readable image there.
+    """
+    parts = [part.strip() for part in re.split(r",(?=\s*(?:folder:|tfds:|sample))", spec)]
+    sources = [_open_one(part) for part in parts]
+    return sources[0] if len(sources) == 1 else JoinedSource(sources)
+
+
+def _open_one(spec: str) -> Source:
+    kind, _, rest = spec.partition(":")
+    if kind == "folder" and rest:
+        source = FolderSource(rest)
+    elif kind == "tfds" and rest:
+        source = TfdsSource(rest)
+    elif kind == "sample" and rest in SAMPLES:
+        source = SampleSource(rest)
+    else:
+        raise UserError(f"data.source: {spec!r} is not a source of images; use one of: {SPECS}")
+    _require_readable(source)
+    return source
+
+
+def _require_readable(source: Source) -> None:
+    tried = min(len(source), _PROBES)
+    first = None
+    for k in range(tried):
+        try:
+            source[k * len(source) // tried]
+            return
+        except ImageError as error:
+            first = first or error
+    raise UserError(f"{source.describe()}: none of the {tried} images tried can be read; the first: {first}")
+
+
+class FolderSource:
+    """The image files of a folder and the folders in it, sorted by path."""
+
+    def __init__(self, where: str | os.PathLike, paths: Sequence[Path] | None = None):
+        self._where = os.path.expanduser(where)
+        self._paths = list_images(self._where) if paths is None else list(paths)
+
+    @cached_property
+    def names(self) -> list[str]:
+        if not os.path.isdir(self._where):
+            return [str(path) for path in self._paths]
+        return [path.relative_to(self._where).as_posix() for path in self._paths]
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return read_image(self._paths[index])
+
+    def short_side(self, index: int) -> int | None:
+        return _short_side(self._paths[index])
+
+    def describe(self) -> str:
+        return f"folder:{self._where} ({len(self)} images)"
+
+
+class SampleSource(FolderSource):
+    """The colour photographs inside scikit-image's wheel (nothing is downloaded)."""
+
+    def __init__(self, part: str = ""):
+        package = importlib.util.find_spec("skimage")
+        if package is None:
+            raise UserError("sample: scikit-image is not installed; pip install scikit-image")
+        folder = Path(package.submodule_search_locations[0], "data")
+        super().__init__(folder, [folder / name for name in SAMPLES[part]])
+        self._spec = f"sample:{part}" if part else "sample"
+        missing = [path.name for path in self._paths if not path.is_file()]
+        if missing:
+            raise UserError(
+                f"{self._spec}: {', '.join(missing)} not in {folder}; reinstall scikit-image from its wheel"
+            )
+
+    @cached_property
+    def names(self) -> list[str]:
+        return [path.stem for path in self._paths]
+
+    def describe(self) -> str:
+        return f"{self._spec} ({len(self)} photographs of scikit-image)"
+
+
+class TfdsSource:
+    """The images of a data set that tfds prepared as ArrayRecord; TensorFlow is never imported.
+
+    Args:
+      spec: `NAME[:SPLIT][@DATA_DIR]`. NAME as tfds writes it (`kadis700k`, `kadis700k/config`), or the directory of
+        one prepared version. SPLIT is `train` where there is one, else all splits; slices such as `train[:10%]` work.
+        DATA_DIR is the environment variable TFDS_DATA_DIR, else ~/tensorflow_datasets.
+    """
+
+    def __init__(self, spec: str):
+        rest, _, data_dir = spec.partition("@")
+        self._name, _, split = rest.partition(":")
+        builder = _open_builder(self._name, data_dir or os.environ.get("TFDS_DATA_DIR"))
+        splits = tuple(builder.info.splits)
+        self._split = split or ("train" if "train" in splits else "all")
+        if re.split(r"\W", self._split)[0] not in (*splits, "all"):
+            raise UserError(f"tfds:{spec}: no split {self._split!r}; it has {', '.join(splits)}")
+        self._feature = _image_feature(builder)
+        self._records = _read_encoded(builder, self._split, self._feature)
+        if not len(self._records):
+            raise UserError(f"tfds:{spec}: split {self._split!r} is empty")
+
+    @property
+    def names(self) -> Sequence[str]:
+        return _NumberedNames(f"{self._name}:{self._split}", len(self))
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return decode_image(self._records[index][self._feature], self.names[index])
+
+    def short_side(self, index: int) -> int | None:
+        return _short_side(io.BytesIO(self._records[index][self._feature]))
+
+    def describe(self) -> str:
+        return f"tfds:{self._name}:{self._split} ({len(self)} images)"
+
+
+class _NumberedNames(Sequence):
+    """`PREFIX#0`, `PREFIX#1`, ... without holding them."""
+
+    def __init__(self, prefix: str, count: int):
+        self._prefix, self._count = prefix, count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: int) -> str:
+        return f"{self._prefix}#{range(self._count)[index]}"
+
+
+def _open_builder(name: str, data_dir: str | None):
+    import tensorflow_datasets as tfds
+
+    try:
+        if Path(name, "dataset_info.json").is_file():
+            return tfds.builder_from_directory(name)
+        return tfds.core.read_only_builder.builder_from_files(name, data_dir=data_dir)
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        where = data_dir or "~/tensorflow_datasets"
+        raise UserError(
+            f"tfds:{name}: no prepared data set of that name in {where} ({reason}); prepare it with "
+            f"`python -m qualiclip_jax.data prepare`, or say where it is with tfds:{name}@DATA_DIR or TFDS_DATA_DIR"
+        ) from error
+
+
+def _image_feature(builder) -> str:
+    import tensorflow_datasets as tfds
+
+    images = [name for name, feature in builder.info.features.items() if isinstance(feature, tfds.features.Image)]
+    if "image" not in images and len(images) != 1:
+        raise UserError(
+            f"tfds:{builder.info.name}: no feature `image`; its image features: {', '.join(images) or 'none'}"
+        )
+    return "image" if "image" in images else images[0]
+
+
+def _read_encoded(builder, split: str, feature: str):
+    """Random access to {feature: the bytes of the image file}."""
+    import tensorflow_datasets as tfds
+
+    try:
+        return builder.as_data_source(
+            split=split,
+            decoders=tfds.decode.PartialDecoding({feature: True}, decoders={feature: tfds.decode.SkipDecoding()}),
+        )
+    except NotImplementedError as error:
+        raise UserError(
+            f"tfds:{builder.info.name}: not stored as ArrayRecord; prepare it with file_format=array_record"
+        ) from error
+
+
+class JoinedSource:
+    """Several sources, one after another."""
+
+    def __init__(self, sources: Sequence[Source]):
+        self._sources = sources
+        self._ends = list(accumulate(len(source) for source in sources))
+
+    @cached_property
+    def names(self) -> list[str]:
+        return [name for source in self._sources for name in source.names]
+
+    def _locate(self, index: int) -> tuple[Source, int]:
+        index = range(len(self))[index]
+        k = bisect_right(self._ends, index)
+        return self._sources[k], index - (self._ends[k - 1] if k else 0)
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        source, local = self._locate(index)
+        return source[local]
+
+    def short_side(self, index: int) -> int | None:
+        source, local = self._locate(index)
+        return source.short_side(local)
+
+    def describe(self) -> str:
+        return " + ".join(source.describe() for source in self._sources)
+
+
+def _short_side(file: Path | io.BytesIO) -> int | None:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(file) as image:
+                return min(image.size)
+    except Exception:  # damaged files make Pillow raise nearly every class there is
+        return None
