@@ -1,1 +1,1 @@
-"""."""
+"""Evaluation: correlation with human opinion, protocols, significance, and the synthetic benchmark."""

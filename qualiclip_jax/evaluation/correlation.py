@@ -1,0 +1,236 @@
+"""Agreement between predicted scores and human opinion: rank and linear correlation, logistic mapping, intervals.
+
+Every function takes two sequences of the same length, the predictions `x` and the opinions `y`, and knows nothing of
+images or models. The order of the pairs does not change a digit of any result: pairs are sorted before they are summed
+or resampled. What has no answer (fewer than 3 pairs, NaN, a constant prediction) is a `UserError`, never a number.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy import optimize, special, stats
+
+from qualiclip_jax.errors import UserError
+
+MIN_PAIRS = 3
+
+
+class FitError(UserError):
+    """The logistic mapping could not be fitted; the message says why."""
+
+
+def srcc(x: ArrayLike, y: ArrayLike) -> float:
+    """Spearman's rank correlation (ties share their mean rank), in [-1, 1]. Raises UserError where there is no answer."""
+    return float(stats.spearmanr(*_pairs(x, y)).statistic)
+
+
+def plcc(x: ArrayLike, y: ArrayLike) -> float:
+    """Pearson's linear correlation, in [-1, 1]. Raises UserError where there is no answer."""
+    return float(stats.pearsonr(*_pairs(x, y)).statistic)
+
+
+def krcc(x: ArrayLike, y: ArrayLike) -> float:
+    """Kendall's rank correlation tau-b, in [-1, 1]. Raises UserError where there is no answer."""
+    return float(stats.kendalltau(*_pairs(x, y)).statistic)
+
+
+def rmse(x: ArrayLike, y: ArrayLike) -> float:
+    """Root of the mean squared difference, in the unit of both. Map `x` to the unit of `y` first (`fit_logistic`)."""
+    x, y = _pairs(x, y, constant_allowed=True)
+    return float(np.sqrt(np.mean((x - y) ** 2)))
+
+
+STATISTICS: dict[str, Callable[[ArrayLike, ArrayLike], float]] = {
+    "srcc": srcc,
+    "plcc": plcc,
+    "krcc": krcc,
+    "rmse": rmse,
+}
+
+
+@dataclass(frozen=True)
+class Logistic:
+    """A fitted mapping from predictions to opinions; call it on predictions.
+
+    Attributes:
+      parameters: (b1, b2, b3, b4) of b2 + (b1 - b2) / (1 + exp(-(x - b3) / b4)), b4 > 0 (VQEG, 2003), or
+        (b1, ..., b5) of b1 (1/2 - 1 / (1 + exp(b2 (x - b3)))) + b4 x + b5, b2 > 0 (Sheikh, Sabir and Bovik, 2006).
+    """
+
+    parameters: tuple[float, ...]
+
+    def __call__(self, x: ArrayLike) -> np.ndarray:
+        return _CURVES[len(self.parameters)](np.asarray(x, np.float64), *self.parameters)
+
+
+def _logistic4(x: np.ndarray, b1: float, b2: float, b3: float, b4: float) -> np.ndarray:
+    return b2 + (b1 - b2) * special.expit((x - b3) / b4)
+
+
+def _logistic5(x: np.ndarray, b1: float, b2: float, b3: float, b4: float, b5: float) -> np.ndarray:
+    return b1 * (special.expit(b2 * (x - b3)) - 0.5) + b4 * x + b5
+
+
+_CURVES = {4: _logistic4, 5: _logistic5}
+
+
+def fit_logistic(x: ArrayLike, y: ArrayLike, parameters: int = 4) -> Logistic:
+    """Least-squares fit of the mapping that is customary before PLCC and RMSE.
+
+    The fit runs on standardised values, within bounds that keep the bend inside or near the data (its centre within
+    one range of the data, its width between 1/1000 and 10 ranges), from several starts; the best one counts.
+
+    Args:
+      x: predictions [N].
+      y: opinions [N], either direction.
+      parameters: 4 or 5.
+
+    Returns:
+      The mapping.
+
+    Raises:
+      FitError: fewer pairs than parameters + 1, no start converged, or the best curve is flat over the data.
+      UserError: input without an answer.
+    """
+    x, y = _pairs(x, y)
+    if parameters not in _CURVES:
+        raise ValueError(f"parameters is {parameters}, 4 or 5 expected")
+    if len(x) <= parameters:
+        raise FitError(f"{len(x)} images are too few to fit {parameters} parameters")
+    (x_mid, x_unit), (y_mid, y_unit) = (_middle_and_range(values) for values in (x, y))
+    u, v = (x - x_mid) / x_unit, (y - y_mid) / y_unit  # both within [-1, 1]
+    starts, low, high = _starts_and_bounds(parameters, np.sign(stats.spearmanr(u, v).statistic) or 1.0, np.median(u))
+    curve = _CURVES[parameters]
+    fits = [
+        optimize.least_squares(
+            lambda p: curve(u, *p) - v, start, bounds=(low, high), xtol=1e-12, ftol=1e-12, gtol=1e-12
+        )
+        for start in starts
+    ]
+    fits = [fit for fit in fits if fit.status > 0 and np.all(np.isfinite(fit.x))]
+    if not fits:
+        raise FitError(f"the {parameters}-parameter logistic fit did not converge")
+    best = min(fits, key=lambda fit: fit.cost)
+    mapping = Logistic(_unstandardised(best.x, x_mid, x_unit, y_mid, y_unit))
+    if np.ptp(mapping(x)) <= 1e-6 * y_unit:
+        raise FitError(f"the {parameters}-parameter logistic fit is flat: the predictions explain nothing")
+    return mapping
+
+
+def _middle_and_range(values: np.ndarray) -> tuple[float, float]:
+    return float(np.mean(values)), float(np.ptp(values))
+
+
+def _starts_and_bounds(parameters: int, sign: float, centre: float) -> tuple[list, list, list]:
+    """Starting points and bounds in standardised units, where data lie within [-1, 1]."""
+    widths = (0.03, 0.1, 0.3)
+    if parameters == 4:
+        starts = [(0.5 * sign, -0.5 * sign, centre, width) for width in widths]
+        return starts, [-20.0, -20.0, -2.0, 1e-3], [20.0, 20.0, 2.0, 10.0]
+    starts = [(sign, 1 / width, centre, 0.0, 0.0) for width in widths]
+    starts.append((0.1 * sign, 1 / widths[1], centre, 0.8 * sign, 0.0))  # nearly a straight line
+    return starts, [-20.0, 0.1, -2.0, -20.0, -20.0], [20.0, 1e3, 2.0, 20.0, 20.0]
+
+
+def _unstandardised(p: np.ndarray, x_mid: float, x_unit: float, y_mid: float, y_unit: float) -> tuple[float, ...]:
+    if len(p) == 4:
+        b1, b2, b3, b4 = p
+        values = (y_mid + y_unit * b1, y_mid + y_unit * b2, x_mid + x_unit * b3, x_unit * b4)
+    else:
+        b1, b2, b3, b4, b5 = p
+        slope = y_unit * b4 / x_unit
+        values = (y_unit * b1, b2 / x_unit, x_mid + x_unit * b3, slope, y_mid + y_unit * b5 - slope * x_mid)
+    return tuple(float(value) for value in values)
+
+
+def bootstrap_interval(
+    statistic: str, x: ArrayLike, y: ArrayLike, *, level: float = 0.95, resamples: int = 1000, seed: int = 0
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of a statistic, resampling images with replacement.
+
+    Args:
+      statistic: a key of `STATISTICS`.
+      x: predictions [N].
+      y: opinions [N].
+      level: coverage aimed at, in (0, 1).
+      resamples: number of resamples; those without an answer (constant) are left out.
+      seed: of the resampling; the same seed gives the same digits, whatever the order of the pairs.
+
+    Returns:
+      (low, high).
+
+    Raises:
+      UserError: input without an answer, or too few resamples that have one.
+    """
+    x, y = _pairs(x, y, constant_allowed=statistic == "rmse")
+    values = np.concatenate([rows(statistic, x[drawn], y[drawn]) for drawn in resampled_rows(len(x), resamples, seed)])
+    return interval_of(values, level)
+
+
+def interval_of(values: np.ndarray, level: float) -> tuple[float, float]:
+    """The central `level` of resampled `values`; NaN among them (constant resamples) are left out."""
+    values = values[np.isfinite(values)]
+    if len(values) < 20:
+        raise UserError("too few images for a bootstrap interval: nearly all resamples are constant")
+    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def resampled_rows(n: int, resamples: int, seed: int):
+    """Yields blocks of indices [R, n] into n images, drawn with replacement, `resamples` rows in all."""
+    generator = np.random.default_rng(seed)
+    block = max(1, 2_000_000 // n)  # bounds the memory
+    for start in range(0, resamples, block):
+        yield generator.integers(0, n, (min(block, resamples - start), n))
+
+
+def rows(statistic: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """A statistic of each row of x, y [R, N] -> [R]; NaN where a row is constant."""
+    if statistic == "rmse":
+        return np.sqrt(np.mean((x - y) ** 2, axis=1))
+    if statistic == "krcc":
+        return np.array([stats.kendalltau(a, b).statistic for a, b in zip(x, y)])
+    if statistic == "srcc":
+        x, y = stats.rankdata(x, axis=1), stats.rankdata(y, axis=1)
+    elif statistic != "plcc":
+        raise ValueError(f"no statistic {statistic!r}; there are {', '.join(STATISTICS)}")
+    x, y = (values - values.mean(axis=1, keepdims=True) for values in (x, y))
+    scale = np.sqrt(np.sum(x * x, axis=1) * np.sum(y * y, axis=1))
+    return np.divide(np.sum(x * y, axis=1), scale, out=np.full(len(x), np.nan), where=scale > 0)
+
+
+def check_values(values: ArrayLike, what: str) -> np.ndarray:
+    """A sequence of finite numbers as float64 [N], at least 3 of them.
+
+    Raises:
+      UserError: naming `what` is wrong.
+    """
+    values = np.asarray(values, np.float64)
+    if values.ndim != 1:
+        raise UserError(f"{what} have shape {values.shape}, one number per image expected")
+    if len(values) < MIN_PAIRS:
+        raise UserError(f"{len(values)} images are too few for a correlation, at least {MIN_PAIRS} needed")
+    bad = np.flatnonzero(~np.isfinite(values))
+    if len(bad):
+        raise UserError(f"{len(bad)} of {len(values)} {what} are not finite, the first at position {bad[0]}")
+    return values
+
+
+def check_varies(values: np.ndarray, what: str) -> None:
+    """Raises UserError when all `values` are equal: their correlation with anything is undefined."""
+    if np.all(values == values[0]):
+        raise UserError(f"all {len(values)} {what} equal {values[0]:g}: their correlation is undefined")
+
+
+def _pairs(x: ArrayLike, y: ArrayLike, constant_allowed: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """Both as float64 [N], checked, and in an order of their own so that the order given changes no digit."""
+    x, y = check_values(x, "predictions"), check_values(y, "opinions")
+    if len(x) != len(y):
+        raise UserError(f"{len(x)} predictions for {len(y)} opinions: one for each is needed")
+    if not constant_allowed:
+        check_varies(x, "predictions")
+        check_varies(y, "opinions")
+    order = np.lexsort((y, x))
+    return x[order], y[order]
