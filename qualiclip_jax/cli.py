@@ -20,6 +20,7 @@ COMMANDS = {
     "data": "list and prepare data sets",
     "degradations": "look at the 24 degradations",
 }
+PACKAGES = ("data", "degradations")  # commands whose module is a package: its `__main__` is what runs
 
 
 def run(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None = None) -> int:
@@ -61,6 +62,8 @@ def console() -> None:
             print(f"  {name:13s} {what}", file=stream)
         sys.exit(DONE if asked_for_help else FAILED)
     command = arguments[0]
-    module = "qualiclip_jax.degradations.__main__" if command == "degradations" else f"qualiclip_jax.{command}"
+    module = f"qualiclip_jax.{command}"
+    if command in PACKAGES:
+        module += ".__main__"
     sys.argv = [f"qualiclip {command}", *arguments[1:]]
     sys.exit(run(importlib.import_module(module).main))

@@ -1,0 +1,65 @@
+"""python -m qualiclip_jax.data: list the published image sets, and prepare them for evaluation and training."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from qualiclip_jax import cli
+
+
+def main(argv: Sequence[str]) -> int | None:
+    """Runs `list` or `prepare`; 0 done, 2 if a set was prepared without some of its images."""
+    parser = argparse.ArgumentParser(prog="python -m qualiclip_jax.data", description=__doc__.split(": ")[1])
+    commands = parser.add_subparsers(dest="command", required=True, metavar="list|prepare")
+
+    where = argparse.ArgumentParser(add_help=False)
+    where.add_argument(
+        "--data-dir", type=Path, help="prepared sets lie here (default: $TFDS_DATA_DIR, or ~/tensorflow_datasets)"
+    )
+    commands.add_parser("list", parents=[where], help="the sets, how large they are, which are prepared")
+    prepare = commands.add_parser("prepare", parents=[where], help="turn a downloaded archive into a prepared set")
+    prepare.add_argument("name", help="a name that `list` shows, e.g. koniq10k")
+    prepare.add_argument("--manual-dir", type=Path, help="folder with the authors' archive, extracted or not")
+    prepare.add_argument(
+        "--allow-missing", action="store_true", help="go on without missing or unreadable images, and say how many"
+    )
+    arguments = parser.parse_args(argv)
+    return _list(arguments) if arguments.command == "list" else _prepare(arguments)
+
+
+def _list(arguments: argparse.Namespace) -> None:
+    from qualiclip_jax.data.builders import SOURCES
+    from qualiclip_jax.data.prepare import status
+
+    lines = [("name", "images", "ratings", "prepared", "licence or terms")]
+    for source in SOURCES.values():
+        done = status(source, arguments.data_dir)
+        state = "no" if done is None else "yes" if not done.missing else f"{done.images} of {source.images}"
+        lines.append((source.name, f"{source.images:,}", source.rated_text(), state, source.terms))
+    widths = [max(len(line[column]) for line in lines) for column in range(4)]
+    for name, images, ratings, state, terms in lines:
+        print(
+            f"{name:{widths[0]}}  {images:>{widths[1]}}  {ratings:{widths[2]}}  {state:{widths[3]}}  {terms}".rstrip()
+        )
+
+
+def _prepare(arguments: argparse.Namespace) -> int:
+    from qualiclip_jax.data.prepare import find, prepare
+
+    source = find(arguments.name)
+    done = prepare(source, arguments.manual_dir, arguments.data_dir, arguments.allow_missing)
+    count = f"{done.images} images" if not done.missing else f"{done.images} of {source.images} images"
+    if done.was_there:
+        print(f"{source.name} is prepared already, {count}: {done.folder} (remove this folder to prepare it again)")
+        return cli.DONE
+    for line in done.lacking[:10]:
+        print(f"left out: {line}", file=sys.stderr)
+    if len(done.lacking) > 10:
+        print(f"left out: {len(done.lacking) - 10} more", file=sys.stderr)
+    print(f"{source.name} is prepared, {count}: {done.folder}")
+    return cli.IN_PART if done.missing else cli.DONE
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))

@@ -1,0 +1,126 @@
+"""Preparing a published image set, and what is prepared already."""
+
+import contextlib
+import dataclasses
+import io
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from qualiclip_jax.data import store
+from qualiclip_jax.data.builders import SOURCES
+from qualiclip_jax.data.builders.source import Source
+from qualiclip_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """What `prepare` did or found.
+
+    Attributes:
+      folder: where the set lies.
+      images: how many images it holds.
+      missing: how many of the published ones it lacks.
+      lacking: the missing ones, a line each; empty where the set was there before.
+      was_there: nothing had to be done.
+    """
+
+    folder: Path
+    images: int
+    missing: int
+    lacking: tuple[str, ...] = ()
+    was_there: bool = False
+
+
+def find(name: str) -> Source:
+    """The description of the set called `name`.
+
+    Raises:
+      UserError: there is none.
+    """
+    if name not in SOURCES:
+        raise UserError(f"no image set {name!r}; known are {', '.join(SOURCES)}")
+    return SOURCES[name]
+
+
+def status(source: Source, data_dir: str | os.PathLike | None = None) -> Prepared | None:
+    """What is prepared of `source`; None if it is not."""
+    folder = store.set_dir(source.name, data_dir)
+    if not folder.is_dir():
+        return None
+    stored = store.read_labels(folder)
+    return Prepared(folder, len(stored["labels"]["id"]), stored["missing"], was_there=True)
+
+
+def prepare(
+    source: Source,
+    manual_dir: str | os.PathLike | None,
+    data_dir: str | os.PathLike | None = None,
+    allow_missing: bool = False,
+) -> Prepared:
+    """Writes the images and ratings of a set as ArrayRecord files; does nothing if that is done already.
+
+    The work goes on in a temporary folder, renamed when all is there: an interrupted preparation leaves nothing that
+    looks finished, and the next one removes what it left.
+
+    Args:
+      source: which set (`find`).
+      manual_dir: the folder with the authors' archive, extracted or not.
+      data_dir: where prepared sets lie (`store.data_dir`).
+      allow_missing: go on without missing or unreadable images and without missing ratings.
+
+    Raises:
+      UserError: no `manual_dir`, label files or images are missing or damaged, another process is at it.
+    """
+    done = status(source, data_dir)
+    if done:
+        return done
+    if manual_dir is None:
+        raise UserError(f"{source.how_to_get()}, then say --manual-dir FOLDER")
+    if not Path(manual_dir).is_dir():
+        raise UserError(f"{manual_dir}: no such folder. {source.how_to_get()}")
+    folder = store.set_dir(source.name, data_dir)
+    with _only_one(folder.parent):
+        _remove_leftovers(folder.parent)
+        missing = _build(source, Path(manual_dir), store.data_dir(data_dir), allow_missing)
+    stored = store.read_labels(folder)
+    return Prepared(folder, len(stored["labels"]["id"]), stored["missing"], tuple(missing))
+
+
+def _build(source: Source, manual_dir: Path, data_dir: Path, allow_missing: bool) -> list[str]:
+    import tensorflow_datasets as tfds
+
+    from qualiclip_jax.data.builders.builder import builder_class
+
+    tfds.disable_progress_bar()  # there is one of our own
+    builder = builder_class(source, allow_missing)(data_dir=data_dir, file_format="array_record")
+    config = tfds.download.DownloadConfig(manual_dir=manual_dir, try_download_gcs=False)
+    with tempfile.TemporaryDirectory() as downloads, contextlib.redirect_stdout(io.StringIO()):
+        builder.download_and_prepare(download_dir=downloads, download_config=config)
+    return builder.missing
+
+
+@contextlib.contextmanager
+def _only_one(folder: Path) -> Iterator[None]:
+    """Holds a lock that the system takes back when the process ends, however it ends."""
+    import fcntl
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = open(folder / ".lock", "w")  # noqa: SIM115  (closed below)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written ({error.strerror})") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"{folder.name} is being prepared by another process, in {folder}") from None
+        yield
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Removes the temporary folders of preparations that were killed."""
+    for leftover in folder.glob("incomplete.*"):
+        shutil.rmtree(leftover, ignore_errors=True)

@@ -1,0 +1,132 @@
+"""Ratings from a CSV file and a folder of images."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from qualiclip_jax.data import rated
+from qualiclip_jax.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """Four images of distinct sizes and shades in a folder, with the pixels each was made of."""
+    folder = tmp_path_factory.mktemp("photos")
+    pixels = {}
+    for index in range(4):
+        name = f"photo {index}.png"
+        pixels[name] = np.full((20 + index, 30, 3), 40 * index + 7, np.uint8)
+        Image.fromarray(pixels[name]).save(folder / name)
+    return folder, pixels
+
+
+def write(path, *lines, encoding="utf-8"):
+    path.write_text("\n".join(lines) + "\n", encoding=encoding)
+    return path
+
+
+def test_images_and_numbers_come_back_as_written(photos):
+    folder, pixels = photos
+    path = write(folder / "a.csv", "image,mos", *(f"{name},{i * 0.7}" for i, name in enumerate(pixels)))
+    loaded = rated.load(f"csv:{path}")
+    assert len(loaded) == 4
+    assert loaded.ids == list(pixels)
+    assert loaded.mos.dtype == np.float64
+    np.testing.assert_array_equal(loaded.mos, [0, 0.7, 1.4, 3 * 0.7])
+    for index, name in enumerate(loaded.ids):
+        np.testing.assert_array_equal(loaded.image(index), pixels[name])
+        assert loaded.image_bytes(index) == (folder / name).read_bytes()
+    np.testing.assert_array_equal(loaded.image(-1), pixels["photo 3.png"])
+    with pytest.raises(IndexError):
+        loaded.image(4)
+    assert loaded.native_direction == "higher"
+    assert (loaded.mos_std, loaded.reference, loaded.distortion, loaded.level, loaded.split) == (None,) * 5
+
+
+def test_optional_columns_in_any_order_and_an_unknown_one(photos, tmp_path):
+    path = write(
+        tmp_path / "a.csv",
+        "level;split;MOS;comment;image;mos_std;distortion;reference",
+        "3;test;1.5;no;photo 0.png;0.25;jpeg;sky.png",
+        ";;2.5;;photo 1.png;;;",
+        encoding="utf-8-sig",
+    )
+    loaded = rated.load(f"csv:{path}@{photos[0]}")
+    assert loaded.level.dtype == np.int32
+    np.testing.assert_array_equal(loaded.level, [3, 0])
+    np.testing.assert_array_equal(loaded.mos, [1.5, 2.5])
+    np.testing.assert_array_equal(loaded.mos_std, [0.25, np.nan])
+    assert loaded.split == ["test", ""]
+    assert loaded.distortion == ["jpeg", ""]
+    assert loaded.reference == ["sky.png", ""]
+
+
+def test_dmos_is_mirrored(photos, tmp_path):
+    path = write(tmp_path / "a.csv", "image,dmos", "photo 0.png,10", "photo 1.png,70", "photo 2.png,30")
+    loaded = rated.load(f"csv:{path}@{photos[0]}")
+    np.testing.assert_array_equal(loaded.mos, [70, 10, 50])
+    assert loaded.native_scale == (10, 70)
+    assert loaded.native_direction == "lower"
+
+
+def test_quoted_names_and_an_at_sign_in_the_path(photos, tmp_path):
+    folder = tmp_path / "me@home"
+    folder.mkdir()
+    Image.new("RGB", (8, 8)).save(folder / "a, b.png")
+    path = write(folder / "x@y.csv", "image,mos", '"a, b.png",1')
+    assert rated.load(f"csv:{path}").image(0).shape == (8, 8, 3)
+    assert rated.load(f"csv:{path}@{folder}").ids == ["a, b.png"]
+
+
+def test_missing_images_are_named_and_counted(photos, tmp_path):
+    names = ["photo 0.png", "gone1.png", "photo 2.png", *(f"gone{i}.png" for i in range(2, 6))]
+    path = write(tmp_path / "a.csv", "image,mos,level", *(f"{name},{i},{i}" for i, name in enumerate(names)))
+    with pytest.raises(UserError, match=r"5 of 7 images.*gone1.png, gone2.png, gone3.png, \.\.\."):
+        rated.load(f"csv:{path}@{photos[0]}")
+    loaded = rated.load(f"csv:{path}@{photos[0]}", allow_missing=True)
+    assert loaded.ids == ["photo 0.png", "photo 2.png"]
+    assert loaded.missing == 5
+    np.testing.assert_array_equal(loaded.mos, [0, 2])
+    np.testing.assert_array_equal(loaded.level, [0, 2])
+    np.testing.assert_array_equal(loaded.image(1), photos[1]["photo 2.png"])
+
+
+def test_all_images_missing_is_an_error_even_if_missing_is_allowed(tmp_path):
+    path = write(tmp_path / "a.csv", "image,mos", "a.png,1")
+    with pytest.raises(UserError, match="1 of 1 images"):
+        rated.load(f"csv:{path}", allow_missing=True)
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (["image,score", "photo 0.png,1"], "needs the columns image and mos.*it has image, score"),
+        (["image,mos,dmos", "photo 0.png,1,1"], "needs the columns"),
+        ([""], "needs the columns.*none"),
+        (["image,mos"], "no rows"),
+        (["image,mos", "photo 0.png,1", "photo 1.png,good"], "line 3, mos: 'good' is not a number"),
+        (["image,mos", "photo 0.png,nan"], "line 2, mos: nan is not a finite"),
+        (["image,mos", "photo 0.png,"], "line 2, mos: '' is not a number"),
+        (["image,mos", "photo 0.png,1,2"], "line 2: 3 fields, the header has 2"),
+        (["image,mos", "photo 0.png,1", "", "photo 0.png,2"], "line 4: photo 0.png is rated in line 2"),
+        (["image,mos", ",1"], "line 2, image: is empty"),
+        (["image,mos,level", "photo 0.png,1,-1"], "line 2, level: -1 is not a level"),
+        (["image,mos,mos_std", "photo 0.png,1,wide"], "line 2, mos_std: 'wide'"),
+    ],
+)
+def test_what_is_wrong_is_said_with_its_line(photos, tmp_path, lines, message):
+    path = write(tmp_path / "a.csv", *lines)
+    with pytest.raises(UserError, match=message) as error:
+        rated.load(f"csv:{path}@{photos[0]}")
+    assert "\n" not in str(error.value)
+
+
+def test_missing_file_folder_or_text(tmp_path):
+    with pytest.raises(UserError, match="no such file"):
+        rated.load(f"csv:{tmp_path}/no.csv")
+    path = write(tmp_path / "a.csv", "image,mos", "a.png,1")
+    with pytest.raises(UserError, match="no such folder"):
+        rated.load(f"csv:{path}@{tmp_path}/no")
+    path.write_bytes(b"\x89PNG\xff\xfe")
+    with pytest.raises(UserError, match="UTF-8"):
+        rated.load(f"csv:{path}")
