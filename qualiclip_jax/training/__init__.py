@@ -1,1 +1,1 @@
-"""."""
+"""Training: configuration, state, step, optimizer and loop, a file each."""

@@ -1,0 +1,274 @@
+"""Checkpoints: everything Orbax, in one file.
+
+A checkpoint is a self-contained directory with two items: `model` (the arrays of the image encoder and the prompt
+features) and `meta` (JSON: architecture, prompts, temperature, preprocessing, provenance). A checkpoint of a training
+run has a third, `training` (what is needed to go on). Orbax writes to a temporary directory and renames it, so that a
+directory with a plain name is whole.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from qualiclip_jax import models
+from qualiclip_jax.errors import UserError
+from qualiclip_jax.version import __version__
+
+FORMAT = 1
+INITIAL = "initial"  # the model before training, beside the numbered checkpoints
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A model ready to score with.
+
+    Attributes:
+      clip: the CLIP; `clip.encode_image` works, a text encoder is there only if it was kept.
+      prompts: P antonym pairs, positive first.
+      prompt_features: float32 [P, 2, D], unit length.
+      temperature: divides the logits; see `quality.attribute_scores`.
+      provenance: where the weights come from: JSON-able.
+    """
+
+    clip: "models.CLIP"
+    prompts: tuple[tuple[str, str], ...]
+    prompt_features: np.ndarray
+    temperature: float
+    provenance: dict[str, Any]
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits that change with anything that changes a score."""
+        config, arrays = models.to_pure(self.clip)
+        digest = hashlib.blake2b(digest_size=8)
+        digest.update(repr((sorted(config.items()), self.prompts, float(self.temperature))).encode())
+        leaves = jax.tree_util.tree_leaves_with_path({"clip": arrays, "prompt_features": self.prompt_features})
+        for path, leaf in leaves:
+            digest.update(jax.tree_util.keystr(path).encode())
+            digest.update(np.ascontiguousarray(leaf).tobytes())
+        return digest.hexdigest()
+
+
+def _orbax():
+    import orbax.checkpoint as ocp
+
+    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax tells every step of a save
+    return ocp
+
+
+def _items(model: Model) -> tuple[dict, dict]:
+    """The two items of a checkpoint: arrays, and JSON."""
+    config, arrays = models.to_pure(model.clip)
+    meta = {
+        "format": FORMAT,
+        "qualiclip_jax": __version__,
+        "clip": config,
+        "prompts": [list(pair) for pair in model.prompts],
+        "temperature": float(model.temperature),
+        "preprocessing": {"mean": list(models.MEAN), "std": list(models.STD), "resize": None},
+        "provenance": model.provenance,
+    }
+    return {"clip": arrays, "prompt_features": np.asarray(model.prompt_features)}, meta
+
+
+def save_model(path: str | Path, model: Model) -> None:
+    """Writes a checkpoint, whole or not at all.
+
+    Args:
+      path: a directory that does not exist yet.
+      model: what to write.
+
+    Raises:
+      UserError: if `path` exists, or cannot be written.
+    """
+    ocp = _orbax()
+    path = Path(path).absolute()
+    if path.exists():
+        raise UserError(f"{path} exists already: choose another name, or remove it first")
+    arrays, meta = _items(model)
+    args = ocp.args.Composite(model=ocp.args.PyTreeSave(arrays), meta=ocp.args.JsonSave(meta))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+            checkpointer.save(path, args=args)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror or error}") from None
+
+
+def load_model(path: str | Path) -> Model:
+    """Reads a checkpoint for inference.
+
+    Args:
+      path: a checkpoint, or the working directory of a training run (its best checkpoint, else its last).
+
+    Raises:
+      UserError: if there is none, if it is incomplete, or of another kind.
+    """
+    directory = find(path)
+    meta = _read_meta(directory)
+    try:
+        arrays = _restore_numpy(directory / "model")
+        prompt_features = np.asarray(arrays["prompt_features"], np.float32)
+        clip = models.from_pure(meta["clip"], arrays["clip"])
+        prompts = tuple((str(positive), str(negative)) for positive, negative in meta["prompts"])
+        temperature = float(meta["temperature"])
+    except UserError as error:
+        raise UserError(f"{directory} does not fit its own description: {error}") from None
+    except Exception as error:  # Orbax and TensorStore raise many kinds
+        first_line = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        raise UserError(f"{directory} is incomplete or damaged ({first_line}): copy or convert it again") from None
+    if prompt_features.shape != (len(prompts), 2, clip.config.embed_dim):
+        raise UserError(f"{directory} is damaged: its prompt features have the shape {prompt_features.shape}")
+    return Model(clip, prompts, prompt_features, temperature, meta.get("provenance", {}))
+
+
+def find(path: str | Path) -> Path:
+    """The checkpoint directory meant by `path`, see `load_model`."""
+    path = Path(path).expanduser().absolute()
+    if not path.exists():
+        raise UserError(f"no checkpoint at {path}: no such directory")
+    if not path.is_dir():
+        raise UserError(
+            f"{path} is a file: a checkpoint is a directory (make one with python -m qualiclip_jax.convert)"
+        )
+    if (path / "meta").is_dir() or (path / "model").is_dir():
+        return path
+    folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path
+    steps = sorted(int(entry.name) for entry in folder.iterdir() if entry.name.isdigit())
+    if not steps:
+        raise UserError(f"no checkpoint in {path}: it is neither a checkpoint nor a working directory that holds one")
+    return folder / str(_best_step(folder, steps))
+
+
+def _best_step(folder: Path, steps: list[int]) -> int:
+    scored = [
+        (meta["metrics"]["best"], step) for step in steps if (meta := _read_meta(folder / str(step))).get("metrics")
+    ]
+    return max(scored)[1] if scored else steps[-1]
+
+
+def _read_meta(directory: Path) -> dict[str, Any]:
+    ocp = _orbax()
+    try:
+        with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer:
+            meta = checkpointer.restore(directory / "meta")
+    except Exception:
+        raise UserError(f"{directory} is incomplete: its description (meta/) is missing or damaged") from None
+    if not isinstance(meta, dict) or "clip" not in meta:
+        raise UserError(f"{directory} is a checkpoint of another kind: it does not describe a QualiCLIP model")
+    if meta.get("format") != FORMAT:
+        raise UserError(
+            f"{directory} has the format {meta.get('format')}, this version reads {FORMAT}: update qualiclip_jax"
+        )
+    return meta
+
+
+def _restore_numpy(directory: Path) -> dict[str, Any]:
+    """Reads a tree of arrays to host memory, whatever devices wrote it."""
+    ocp = _orbax()
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        tree = checkpointer.metadata(directory).item_metadata.tree
+        leaf = ocp.RestoreArgs(restore_type=np.ndarray)
+        restore_args = jax.tree.map(lambda _: leaf, tree, is_leaf=lambda node: not isinstance(node, dict))
+        return checkpointer.restore(directory, args=ocp.args.PyTreeRestore(restore_args=restore_args))
+
+
+class TrainingCheckpoints:
+    """The checkpoints of a training run, by step: written in the background, the last ones and the best one kept.
+
+    Args:
+      directory: `<workdir>/checkpoints`.
+      keep_last: how many of the latest to keep, beside the best.
+    """
+
+    def __init__(self, directory: str | Path, keep_last: int):
+        ocp = _orbax()
+        from orbax.checkpoint import checkpoint_managers
+
+        keep = [
+            checkpoint_managers.LatestN(keep_last),
+            checkpoint_managers.BestN(get_metric_fn=_best_metric, n=1, keep_checkpoints_without_metrics=False),
+        ]
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=checkpoint_managers.AnyPreservationPolicy(keep),
+            best_fn=_best_metric,
+            cleanup_tmp_directories=True,
+        )
+        self.directory = Path(directory).absolute()
+        self._manager = ocp.CheckpointManager(self.directory, options=options)
+
+    def latest_step(self) -> int | None:
+        """The last complete checkpoint, None if there is none."""
+        return self._manager.latest_step()
+
+    def save(self, step: int, model: Model, training: Any, best: float | None) -> None:
+        """Starts to write a checkpoint; returns as soon as the arrays are copied.
+
+        Args:
+          step: steps done.
+          model: what to score with.
+          training: pytree of everything else needed to go on.
+          best: the metric that picks the best checkpoint, higher is better; None if not measured at this step.
+        """
+        ocp = _orbax()
+        arrays, meta = _items(model)
+        leaves = {f"{i:05d}": leaf for i, leaf in enumerate(jax.tree.leaves(training))}
+        metrics = None if best is None else {"best": float(best)}
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                model=ocp.args.PyTreeSave(arrays),
+                training=ocp.args.PyTreeSave(leaves),
+                meta=ocp.args.JsonSave(meta | {"step": step, "metrics": metrics}),
+            ),
+            metrics=metrics,
+        )
+
+    def restore_training(self, step: int, like: Any) -> Any:
+        """Reads what `save` got as `training`.
+
+        Args:
+          step: of a complete checkpoint.
+          like: a pytree of the same structure and shapes.
+
+        Raises:
+          UserError: if the checkpoint is damaged, or holds another structure.
+        """
+        directory = self.directory / str(step)
+        try:
+            stored = _restore_numpy(directory / "training")
+        except Exception:
+            raise UserError(f"{directory} is incomplete or damaged: remove it to go on from an earlier one") from None
+        leaves = [stored[name] for name in sorted(stored)]
+        wanted, structure = jax.tree.flatten(like)
+        if [np.shape(x) for x in leaves] != [np.shape(x) for x in wanted]:
+            raise UserError(f"{directory} belongs to another model or optimizer: use a new --workdir, or --overwrite")
+        return jax.tree.unflatten(structure, leaves)
+
+    def wait(self) -> None:
+        """Waits until everything is written.
+
+        Raises:
+          OSError or what else the background writing met.
+        """
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits, then frees the threads."""
+        self._manager.close()
+
+
+def _best_metric(metrics: dict[str, float]) -> float:
+    return metrics["best"]
+
+
+def remove(directory: str | Path) -> None:
+    """Removes all checkpoints of a run."""
+    shutil.rmtree(directory, ignore_errors=True)

@@ -1,0 +1,95 @@
+"""Training: python -m qualiclip_jax.train --config FILE [--workdir DIR] [--config.a.b=v] [--overwrite]"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from qualiclip_jax import cli
+from qualiclip_jax.errors import UserError
+
+USAGE = """usage: python -m qualiclip_jax.train --config FILE [--workdir DIR] [--config.FIELD=VALUE ...] [--overwrite]
+
+  --config FILE           a Python file with get_config(), e.g. configs/demo.py
+  --config.FIELD=VALUE    changes one field, e.g. --config.batch_size=8 --config.data.source=folder:photos
+  --workdir DIR           where the run lives (default: runs/NAME for a config NAME.py)
+  --overwrite             removes an earlier run there first
+
+Running the same command again goes on from the last checkpoint. All fields: qualiclip_jax/training/config.py
+"""
+
+
+def parse(argv: Sequence[str]):
+    """Reads the command line.
+
+    Returns:
+      (config, workdir, overwrite).
+
+    Raises:
+      UserError: naming the file, flag or field that is wrong.
+    """
+    from absl import flags
+    from ml_collections import config_flags
+
+    values = flags.FlagValues()
+    argv = ["train", *argv]
+    config_flags.DEFINE_config_file("config", None, "", flag_values=values, sys_argv=argv)
+    flags.DEFINE_string("workdir", None, "", flag_values=values)
+    flags.DEFINE_bool("overwrite", False, "", flag_values=values)
+    path = _config_path(argv)
+    try:
+        rest = values(argv)[1:]
+    except (flags.Error, KeyError, AttributeError, TypeError, ValueError, OSError) as error:
+        raise UserError(_one_line(error, path)) from None
+    if rest:
+        raise UserError(f"{rest[0]!r} is not a flag; fields are set as --config.FIELD=VALUE")
+    config = values.config
+    if not hasattr(config, "to_dict"):
+        raise UserError(f"--config {path}: get_config() must return a ConfigDict, not {type(config).__name__}")
+    return config, values.workdir or str(Path("runs") / path.stem), values.overwrite
+
+
+def _config_path(argv: Sequence[str]) -> Path:
+    for i, argument in enumerate(argv):
+        name, equals, value = argument.lstrip("-").partition("=")
+        if argument.startswith("-") and name == "config":
+            value = value if equals else (argv[i + 1] if i + 1 < len(argv) else "")
+            path = Path(value.partition(":")[0])
+            if not path.is_file():
+                raise UserError(f"--config {value}: no such file")
+            return path
+    raise UserError("which config? e.g. --config configs/demo.py (--help tells more)")
+
+
+def _one_line(error: Exception, path: Path) -> str:
+    text = " ".join(str(error.args[0] if error.args else error).split())
+    return f"--config {path}: {text}" if "config" not in text else text
+
+
+def main(argv: Sequence[str]) -> int:
+    """Trains; returns the exit status."""
+    if not argv or "-h" in argv or "--help" in argv:
+        print(USAGE, end="")
+        return cli.DONE if argv else cli.FAILED
+    config, workdir, overwrite = parse(argv)
+
+    from qualiclip_jax.training import loop, parallel
+
+    parallel.initialize()
+    result = loop.train(config, workdir, overwrite)
+    if parallel.is_primary():
+        print(_ending(result, workdir))
+    if result.stopped_by == "SIGINT":
+        return cli.INTERRUPTED
+    return cli.DONE
+
+
+def _ending(result, workdir: str) -> str:
+    if result.stopped_by:
+        how = "interrupted" if result.stopped_by == "SIGINT" else f"stopped by {result.stopped_by}"
+        return f"{how}: step {result.step} is saved in {workdir}/checkpoints; the same command goes on from there"
+    measured = "".join(f", {name} {value:.3f}" for name, value in result.evaluation.items())
+    return f"done: {result.step} steps{measured}; checkpoints in {workdir}/checkpoints, curves in {workdir}/curves.png"
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))

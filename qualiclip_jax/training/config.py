@@ -1,0 +1,173 @@
+"""Every field of a training run with its default, and the checks that need no data.
+
+A config file's `get_config()` starts from `default_config()` and changes what it wants; the command line changes single
+fields (`--config.batch_size=32`). The config is locked: a misspelt field is an error.
+"""
+
+import json
+import re
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from qualiclip_jax import prompts
+from qualiclip_jax.errors import UserError
+
+OPTIMIZERS = ("adamw", "lion", "sgd")
+SCHEDULES = ("cosine", "constant", "frozen")
+
+
+def default_config() -> ConfigDict:
+    """The fields of a run. Values the paper reports are in `configs/rn50_paper.py`; these are ours."""
+    c = ConfigDict()
+    c.seed = 0
+    c.steps = 10_000  # optimizer steps
+    c.epochs = 0.0  # if above 0: passes over the source, in place of `steps`
+    c.batch_size = 16  # images a step, over all devices of all processes
+    c.log_every = 50  # steps
+    c.learning_rate = 1e-5  # the peak of the schedule
+    c.temperature = 1.0  # of the score, not of the loss: 1 (hub release) or 2 (IQA-PyTorch)
+    c.prompts = tuple(text for pair in prompts.PAIRS for text in pair)  # antonym pairs, positive first
+
+    c.data = ConfigDict()
+    c.data.source = "sample:train"  # folder:PATH, tfds:NAME, sample; several with commas
+    c.data.crop_size = 224  # pixels
+    c.data.min_overlap = 0.5  # of the crop's side, in each axis
+    c.data.scale_range = (1.0, 1.0)  # each photo is first resized by a factor drawn from this range
+    c.data.flip = True  # both crops together, with probability 1/2
+    c.data.small_images = "enlarge"  # or "skip": photos smaller than the crop
+    c.data.threads = 0  # that decode; 0 is one a core
+
+    c.model = ConfigDict()
+    c.model.weights = ""  # Hugging Face repository, directory or file; "random" for random initialisation
+    c.model.backbone = ""  # a name of models.backbones, needed with random weights only (or give `image`)
+    c.model.image = ConfigDict()  # an image encoder of your own, the fields of models.ResNetConfig or ViTConfig
+    c.model.embed_dim = 0  # of your own encoder
+    c.model.position = ""  # "none", "native" or "interpolate"; "" is the backbone's own choice
+    c.model.compute_dtype = "float32"  # or "bfloat16"; parameters are float32 always
+    c.model.remat = False  # compute activations again in the backward pass: less memory, more time
+    c.model.batch_norm = "frozen"  # or "trained": batch statistics, averaged over devices
+
+    c.degradations = ConfigDict()
+    c.degradations.levels = 5
+    c.degradations.composed = 1  # D, how many degradations of distinct groups an image gets
+
+    c.loss = ConfigDict()
+    c.loss.margin_consistency = 2.5e-3
+    c.loss.margin_rank = 6.75e-2
+    c.loss.weight_consistency = 1.0
+    c.loss.weight_positive = 1.0
+    c.loss.weight_negative = 1.0
+
+    c.optimizer = ConfigDict()
+    c.optimizer.name = "adamw"  # or "lion", "sgd"
+    c.optimizer.weight_decay = 1e-2  # on kernels, not on norms and biases
+    c.optimizer.b1 = 0.9  # also the momentum of sgd
+    c.optimizer.b2 = 0.999
+    c.optimizer.eps = 1e-8
+    c.optimizer.clip_norm = 0.0  # global norm of the gradient; 0 is no clipping
+    c.optimizer.warmup_steps = 0
+    c.optimizer.parameters = ((".*", "cosine", 1.0),)  # (regex, schedule, multiplier): first match, all covered
+    c.optimizer.ema_decay = 0.0  # of the parameters used for scoring; 0 is no averaging
+    c.optimizer.accumulate = 1  # micro-batches a step
+
+    c.checkpoint = ConfigDict()
+    c.checkpoint.every = 1000  # steps
+    c.checkpoint.keep_last = 2  # beside the best one
+
+    c.eval = ConfigDict()
+    c.eval.every = 1000  # steps; 0 is at the start and the end only
+    c.eval.photos = "sample:test"  # held-out photos of the synthetic benchmark; "" for none
+    c.eval.max_photos = 16
+    c.eval.rated = ()  # rated sets, e.g. ("koniq10k", "csv:my.csv")
+    c.eval.best = "synthetic"  # the metric that picks the best checkpoint: "synthetic" or "srcc/NAME"
+    return c
+
+
+def recommended_config() -> ConfigDict:
+    """Our recipe for fine-tuning a pretrained CLIP, shared by the files in `configs/`.
+
+    It differs from the paper's in bfloat16, larger batches, warm-up with cosine and clipping, and photos at several
+    scales. Its learning rate has not been swept on pretrained weights.
+    """
+    c = default_config()
+    c.steps = 20_000
+    c.batch_size = 64
+    c.learning_rate = 3e-6
+    c.data.source = "tfds:kadis700k"
+    c.data.scale_range = (0.45, 1.0)
+    c.model.compute_dtype = "bfloat16"
+    c.optimizer.warmup_steps = 1000
+    c.optimizer.clip_norm = 1.0
+    return c
+
+
+def to_json(config: ConfigDict) -> str:
+    """The config as text; `json.loads` gives the same nested fields (tuples become lists)."""
+    return json.dumps(config.to_dict(), indent=2, sort_keys=True)
+
+
+def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+    """What differs between two configs read from JSON, one `field: old -> new` each."""
+    lines = []
+    for name in sorted(old.keys() | new.keys()):
+        a, b = old.get(name, "(absent)"), new.get(name, "(absent)")
+        if isinstance(a, dict) and isinstance(b, dict):
+            lines += differences(a, b, f"{prefix}{name}.")
+        elif a != b:
+            lines.append(f"{prefix}{name}: {a!r} -> {b!r}")
+    return lines
+
+
+def check(config: ConfigDict) -> None:
+    """Checks what can be checked before anything is loaded.
+
+    Raises:
+      UserError: naming the field, its value and what it may be.
+    """
+
+    def require(condition: bool, field: str, wanted: str) -> None:
+        if not condition:
+            value = config
+            for part in field.split("."):
+                value = value[part]
+            raise UserError(f"config.{field} is {value!r}, but must be {wanted}")
+
+    for field in ("batch_size", "log_every", "checkpoint.every", "checkpoint.keep_last", "optimizer.accumulate"):
+        section, _, name = field.rpartition(".")
+        require((config[section] if section else config)[name] >= 1, field, "1 or more")
+    require(config.steps >= 1 or config.epochs > 0, "steps", "1 or more (or set epochs)")
+    require(config.epochs >= 0, "epochs", "0 or more")
+    require(config.eval.every >= 0, "eval.every", "0 (start and end only) or more")
+    require(config.learning_rate > 0, "learning_rate", "above 0")
+    require(config.temperature > 0, "temperature", "above 0")
+    require(config.data.crop_size >= 32, "data.crop_size", "32 or more")
+    require(0 <= config.data.min_overlap <= 1, "data.min_overlap", "in 0..1")
+    scale = tuple(config.data.scale_range)
+    require(len(scale) == 2 and 0 < scale[0] <= scale[1], "data.scale_range", "(low, high) with 0 < low <= high")
+    require(config.data.small_images in ("enlarge", "skip"), "data.small_images", "'enlarge' or 'skip'")
+    require(config.model.compute_dtype in ("float32", "bfloat16"), "model.compute_dtype", "'float32' or 'bfloat16'")
+    require(config.model.batch_norm in ("frozen", "trained"), "model.batch_norm", "'frozen' or 'trained'")
+    require(
+        config.model.position in ("", "none", "native", "interpolate"),
+        "model.position",
+        "'none', 'native', 'interpolate' or '' (the backbone's own choice)",
+    )
+    require(2 <= config.degradations.levels <= 5, "degradations.levels", "2 to 5")
+    require(1 <= config.degradations.composed <= 7, "degradations.composed", "1 to 7 (there are 7 groups)")
+    require(config.optimizer.name in OPTIMIZERS, "optimizer.name", f"one of {', '.join(OPTIMIZERS)}")
+    require(0 <= config.optimizer.ema_decay < 1, "optimizer.ema_decay", "0 (none) or below 1")
+    require(config.batch_size % config.optimizer.accumulate == 0, "optimizer.accumulate", "a divisor of batch_size")
+    for row in config.optimizer.parameters:
+        require(
+            len(row) == 3 and row[1] in SCHEDULES,
+            "optimizer.parameters",
+            f"rows of (regex, schedule, multiplier), schedule one of {', '.join(SCHEDULES)}",
+        )
+        try:
+            re.compile(row[0])
+        except re.error as error:
+            raise UserError(
+                f"config.optimizer.parameters has a regex that does not compile: {row[0]!r}: {error}"
+            ) from None
+    prompts.check_prompts(config.prompts)

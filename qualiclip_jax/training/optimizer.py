@@ -1,0 +1,94 @@
+"""The optimizer: optax pieces chosen by name, a schedule for each parameter by regular expression."""
+
+import re
+
+import jax
+import optax
+from ml_collections import ConfigDict
+
+from qualiclip_jax.errors import UserError
+
+NOT_DECAYED = ("bias", "scale")  # last part of the name of a parameter without weight decay
+
+
+def parameter_names(params) -> list[str]:
+    """The name of every leaf in tree order, e.g. `image/layer1/0/conv1/kernel`."""
+    paths, _ = jax.tree_util.tree_flatten_with_path(params)
+    return ["/".join(str(_part(key)) for key in path if _part(key) != "value") for path, _ in paths]
+
+
+def _part(key) -> str:
+    for attribute in ("key", "name", "idx"):
+        if hasattr(key, attribute):
+            return getattr(key, attribute)
+    return str(key)
+
+
+def schedule(config: ConfigDict, kind: str, multiplier: float, steps: int) -> optax.Schedule:
+    """Learning rate by step: linear warm-up from 0, then constant, or a cosine to 0 at the last step."""
+    peak, warmup = config.learning_rate * multiplier, min(config.optimizer.warmup_steps, steps)
+    if kind == "cosine":
+        after = optax.cosine_decay_schedule(peak, max(steps - warmup, 1))
+    else:
+        after = optax.constant_schedule(peak)
+    if not warmup:
+        return after
+    return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), after], [warmup])
+
+
+def make_optimizer(config: ConfigDict, params, steps: int) -> optax.GradientTransformation:
+    """Builds the optimizer of a run.
+
+    Args:
+      config: a training config; used are `learning_rate` and the section `optimizer`.
+      params: the parameters (shapes suffice).
+      steps: length of the schedule.
+
+    Returns:
+      Clipping over all parameters, then for each row of `optimizer.parameters` its own schedule; frozen parameters get
+      zero updates and no optimizer state.
+
+    Raises:
+      UserError: if a parameter is covered by no row, or a row matches no parameter.
+    """
+    rows = [tuple(row) for row in config.optimizer.parameters]
+    names = parameter_names(params)
+    labels, used = [], set()
+    for name in names:
+        row = next((i for i, (pattern, _, _) in enumerate(rows) if re.fullmatch(pattern, name)), None)
+        if row is None:
+            missed = [n for n in names if not any(re.fullmatch(p, n) for p, _, _ in rows)]
+            raise UserError(
+                f"config.optimizer.parameters covers no schedule for {len(missed)} parameters, e.g. {missed[0]!r}: "
+                "add a row such as ('.*', 'cosine', 1.0) or ('.*', 'frozen', 1.0) at the end"
+            )
+        labels.append(str(row))
+        used.add(row)
+    for i, (pattern, _, _) in enumerate(rows):
+        if i not in used:
+            raise UserError(
+                f"config.optimizer.parameters: the row {pattern!r} is used by no parameter (the first match counts); "
+                f"names look like {names[0]!r}"
+            )
+    tree = jax.tree.structure(params)
+    decayed = jax.tree.unflatten(tree, [name.split("/")[-1] not in NOT_DECAYED for name in names])
+    transforms = {
+        str(i): _one_schedule(config, schedule(config, kind, multiplier, steps), decayed)
+        if kind != "frozen"
+        else optax.set_to_zero()
+        for i, (_, kind, multiplier) in enumerate(rows)
+    }
+    clip = [optax.clip_by_global_norm(config.optimizer.clip_norm)] if config.optimizer.clip_norm > 0 else []
+    return optax.chain(*clip, optax.partition(transforms, jax.tree.unflatten(tree, labels)))
+
+
+def _one_schedule(config: ConfigDict, rate: optax.Schedule, decayed) -> optax.GradientTransformation:
+    o = config.optimizer
+    direction = {
+        "adamw": lambda: optax.scale_by_adam(o.b1, o.b2, o.eps),
+        "lion": lambda: optax.scale_by_lion(o.b1, o.b2),
+        "sgd": lambda: optax.trace(o.b1),
+    }[o.name]()
+    return optax.chain(
+        direction, optax.add_decayed_weights(o.weight_decay, decayed), optax.scale_by_learning_rate(rate)
+    )

@@ -1,0 +1,109 @@
+"""Data parallelism: the only file that knows `jax.pmap`, devices and processes.
+
+The state is replicated without a leading device axis; each device gets its part of the batch on axis 0. Several
+processes run the same command after `initialize`; a step then spans all their devices.
+"""
+
+import functools
+import os
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from qualiclip_jax.errors import UserError
+from qualiclip_jax.training.state import Recipe
+
+AXIS = "devices"
+
+
+def initialize() -> None:
+    """Joins the processes of one run, before the first use of a device; does nothing in a single process.
+
+    Processes started by `launch/local.py` say who they are in QUALICLIP_COORDINATOR (host:port), QUALICLIP_PROCESSES
+    and QUALICLIP_PROCESS; under Slurm with several tasks, and on TPU pods, JAX finds it out itself.
+    """
+    if jax.distributed.is_initialized():
+        return
+    if "QUALICLIP_COORDINATOR" in os.environ:
+        jax.distributed.initialize(
+            os.environ["QUALICLIP_COORDINATOR"],
+            num_processes=int(os.environ["QUALICLIP_PROCESSES"]),
+            process_id=int(os.environ["QUALICLIP_PROCESS"]),
+        )
+        return
+    in_slurm_job = int(os.environ.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in os.environ
+    on_tpu_pod = len(os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",")) > 1
+    if in_slurm_job or on_tpu_pod:
+        jax.distributed.initialize()
+
+
+def is_primary() -> bool:
+    """Whether this process is the one that prints and writes files."""
+    return jax.process_index() == 0
+
+
+def check_batch(batch_size: int, accumulate: int) -> None:
+    """Checks that the batch splits evenly over devices and micro-batches.
+
+    Raises:
+      UserError: naming the nearest sizes that do.
+    """
+    parts = jax.device_count() * accumulate
+    if batch_size % parts:
+        lower = batch_size // parts * parts
+        sizes = f"{lower} or {lower + parts}" if lower else f"{parts}"
+        raise UserError(
+            f"config.batch_size is {batch_size}, which does not divide over {jax.device_count()} devices"
+            f"{f' x {accumulate} micro-batches' if accumulate > 1 else ''}: take {sizes}"
+        )
+
+
+def parallel_step(step: Callable, recipe: Recipe) -> Callable:
+    """Compiles `step(state, batch, recipe=..., axis_name=...)` to run on all devices of all processes.
+
+    Args:
+      step: `training.step.train_step` or a function like it.
+      recipe: the constants of the run.
+
+    Returns:
+      A function of (state, batch) with batch leaves [local devices, b, ...]; the state passed in is donated.
+    """
+    bound = functools.partial(step, recipe=recipe, axis_name=AXIS)
+    return jax.pmap(bound, axis_name=AXIS, in_axes=(None, 0), out_axes=None, donate_argnums=0)
+
+
+def put_batch(batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+    """Sends this process's part of a batch to its devices: leaves [n, ...] become [local devices, n / devices, ...]."""
+    local = jax.local_devices()
+    sharding = NamedSharding(Mesh(np.array(local), (AXIS,)), PartitionSpec(AXIS))
+    split = {name: x.reshape(len(local), -1, *x.shape[1:]) for name, x in batch.items()}
+    return jax.device_put(split, sharding)
+
+
+def replicate(tree: Any) -> Any:
+    """Puts a copy of every array on every device of every process."""
+    return jax.device_put(tree, NamedSharding(Mesh(np.array(jax.devices()), (AXIS,)), PartitionSpec()))
+
+
+def from_primary(values: dict[str, float]) -> dict[str, float]:
+    """The primary process's numbers, on every process (all must call it, with the same names)."""
+    if jax.process_count() == 1:
+        return values
+    names = sorted(values)
+    shared = multihost_utils.broadcast_one_to_all(np.array([values[name] for name in names], np.float64))
+    return dict(zip(names, map(float, shared)))
+
+
+def preempted(step: int) -> bool:
+    """Whether the processes of a multi-process run have agreed to stop at this step, after a SIGTERM to any of them."""
+    return jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(step)
+
+
+def barrier(name: str) -> None:
+    """Waits until every process has come here."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)

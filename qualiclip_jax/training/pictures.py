@@ -1,0 +1,83 @@
+"""Pictures a run leaves in its working directory: the degradations it trains on, and its curves."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+def save_degraded_examples(path: Path, crops: np.ndarray, degraded: np.ndarray, titles: list[str]) -> None:
+    """Draws, for each image, both crops as they are and at every level: an early look at what the step sees.
+
+    Args:
+      path: PNG file.
+      crops: uint8 [N, 2, H, W, 3].
+      degraded: float [N, L, 2, H, W, 3] in [0, 1].
+      titles: N names of the degradations.
+    """
+    from matplotlib.figure import Figure
+
+    rows, columns = len(crops), degraded.shape[1] + 1
+    figure = Figure(figsize=(1.7 * columns, 1.85 * rows * 2), layout="constrained")
+    axes = figure.subplots(2 * rows, columns, squeeze=False)
+    for i in range(rows):
+        for crop in range(2):
+            for level in range(columns):
+                axis = axes[2 * i + crop, level]
+                axis.imshow(crops[i, crop] if level == 0 else np.asarray(degraded[i, level - 1, crop]))
+                axis.set_xticks([])
+                axis.set_yticks([])
+                if crop == 0:
+                    axis.set_title("pristine" if level == 0 else f"level {level}", fontsize=8)
+            axes[2 * i + crop, 0].set_ylabel(f"{titles[i]}\ncrop {crop + 1}", fontsize=8)
+    _save(figure, path)
+
+
+def save_curves(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Draws loss and parts, rank accuracy, similarity per level and evaluations over the steps.
+
+    Args:
+      path: PNG file.
+      rows: of `metrics.jsonl`.
+    """
+    from matplotlib.figure import Figure
+
+    trained = [row for row in rows if "loss" in row]
+    if not trained:
+        return
+    steps = [row["step"] for row in trained]
+    figure = Figure(figsize=(11, 6.4), layout="constrained")
+    (loss, accuracy), (similarity, evaluated) = figure.subplots(2, 2)
+    for name in ("loss", "consistency", "positive", "negative"):
+        loss.plot(steps, [row[name] for row in trained], label=name, linewidth=2 if name == "loss" else 1)
+    loss.set(title="Loss and its parts (lower is better)", ylim=(0, None))
+    loss.legend(fontsize=8)
+    accuracy.plot(steps, [row["rank_accuracy"] for row in trained], color="tab:green")
+    accuracy.axhline(0.5, color="grey", linestyle=":", linewidth=1)
+    accuracy.set(title="Rank accuracy on training crops (0.5 is chance)", ylim=(0.4, 1.0))
+    levels = len(trained[0]["similarity_positive"])
+    for level in range(levels):
+        shade = 0.85 * (level + 1) / levels
+        quality = [row["similarity_positive"][level] - row["similarity_negative"][level] for row in trained]
+        similarity.plot(steps, quality, color=(shade, 0.2, 1 - shade), label=f"level {level + 1}")
+    similarity.set(title="Positive minus negative similarity (levels should fan out)")
+    similarity.legend(fontsize=8)
+    names = sorted({name for row in rows for name in row if name.startswith(("synthetic", "srcc/"))})
+    for name in names:
+        points = [(row["step"], row[name]) for row in rows if row.get(name) is not None]
+        evaluated.plot(
+            *zip(*points), marker="o", label="synthetic: level-score SRCC (best -1)" if name == "synthetic" else name
+        )
+    evaluated.set(title="Evaluation", ylim=(-1.02, 1.02))
+    if names:
+        evaluated.legend(fontsize=8)
+    for axis in (loss, accuracy, similarity, evaluated):
+        axis.set_xlabel("step")
+        axis.grid(alpha=0.3)
+    _save(figure, path)
+
+
+def _save(figure, path: Path) -> None:
+    temporary = path.with_name(path.stem + ".tmp.png")
+    figure.savefig(temporary, dpi=110)
+    temporary.replace(path)

@@ -1,0 +1,82 @@
+"""What changes from step to step, and what does not."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx, struct
+
+from qualiclip_jax import models
+
+
+class TrainState(struct.PyTreeNode):
+    """Everything a step changes; a pytree, replicated over the devices.
+
+    Attributes:
+      step: int32 [], steps done.
+      params: parameters of the image encoder, float32.
+      batch_stats: running statistics of its BatchNorm layers; empty for a ViT.
+      opt_state: state of the optimizer.
+      ema: exponential moving average of `params`; None if not used.
+    """
+
+    step: jax.Array
+    params: nnx.State
+    batch_stats: nnx.State
+    opt_state: Any
+    ema: nnx.State | None
+
+    @property
+    def scoring_params(self) -> nnx.State:
+        """The parameters to score with: the average where there is one."""
+        return self.params if self.ema is None else self.ema
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """Everything a step needs and does not change.
+
+    Attributes:
+      graphdef: structure of the image encoder (`nnx.merge(graphdef, params, batch_stats)` makes it).
+      prompt_features: float32 [P, 2, D], unit length, positive first.
+      optimizer: an optax transformation.
+      learning_rate: the schedule that is reported.
+      seed: root of all random draws.
+      levels: L, how many levels each image is degraded at.
+      composed: D, how many degradations each image gets.
+      margins: keywords of `objective.margin_losses`.
+      weights: of the three losses, by their names.
+      ema_decay: 0 for none.
+      accumulate: micro-batches a step.
+      train_batch_norm: whether BatchNorm layers use and learn batch statistics.
+    """
+
+    graphdef: nnx.GraphDef
+    prompt_features: jax.Array
+    optimizer: optax.GradientTransformation
+    learning_rate: optax.Schedule
+    seed: int
+    levels: int
+    composed: int
+    margins: dict[str, float]
+    weights: dict[str, float]
+    ema_decay: float = 0.0
+    accumulate: int = 1
+    train_batch_norm: bool = False
+
+    def merge(self, params: nnx.State, batch_stats: nnx.State) -> "models.CLIP":
+        """The model with these weights."""
+        return nnx.merge(self.graphdef, params, batch_stats)
+
+
+def create_state(params: nnx.State, batch_stats: nnx.State, recipe: Recipe) -> TrainState:
+    """The state before the first step."""
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        batch_stats=batch_stats,
+        opt_state=recipe.optimizer.init(params),
+        ema=jax.tree.map(jnp.copy, params) if recipe.ema_decay else None,
+    )

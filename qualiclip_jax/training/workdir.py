@@ -1,0 +1,74 @@
+"""The working directory of a run: whose it is, whether it can be written, what is removed by --overwrite."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from qualiclip_jax import checkpoint
+from qualiclip_jax.errors import UserError
+from qualiclip_jax.training import config as config_lib
+
+WRITTEN = ("config.json", "metrics.jsonl", "degradations.png", "curves.png")
+
+
+def prepare(workdir: Path, config: ConfigDict, overwrite: bool) -> None:
+    """Makes the directory this run's own.
+
+    Raises:
+      UserError: if it cannot be written, or holds the run of another config (the difference is shown).
+    """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        if overwrite:
+            _clear(workdir)
+        _refuse_other_config(workdir / "config.json", config)
+        write_atomically(workdir / "config.json", config_lib.to_json(config) + "\n")
+    except OSError as error:
+        raise UserError(f"--workdir {workdir} cannot be written: {error.strerror or error}") from None
+
+
+def _refuse_other_config(path: Path, config: ConfigDict) -> None:
+    if not path.exists():
+        return
+    try:
+        old = json.loads(path.read_text())
+    except json.JSONDecodeError:
+        raise UserError(f"{path} is damaged: use a new --workdir, or --overwrite to start again") from None
+    changed = config_lib.differences(old, json.loads(config_lib.to_json(config)))
+    if changed:
+        shown = "; ".join(changed[:8]) + (f"; and {len(changed) - 8} more" if len(changed) > 8 else "")
+        raise UserError(
+            f"{path.parent} holds a run with another config ({shown}): use a new --workdir, "
+            "or --overwrite to remove that run"
+        )
+
+
+def _clear(workdir: Path) -> None:
+    checkpoint.remove(workdir / "checkpoints")
+    shutil.rmtree(workdir / "tensorboard", ignore_errors=True)
+    for name in WRITTEN:
+        (workdir / name).unlink(missing_ok=True)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Writes a file whole or not at all."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text)
+    os.replace(temporary, path)
+
+
+def check_space(workdir: Path, checkpoint_bytes: int, kept: int) -> None:
+    """Checks that the checkpoints to be kept, and one being written, fit on the disk.
+
+    Raises:
+      UserError: saying how much is needed and how much is there.
+    """
+    needed, free = checkpoint_bytes * (kept + 1), shutil.disk_usage(workdir).free
+    if needed > free:
+        raise UserError(
+            f"--workdir {workdir} has {free / 2**30:.1f} GiB free, but {kept + 1} checkpoints need "
+            f"{needed / 2**30:.1f} GiB: free some space, lower config.checkpoint.keep_last, or take another --workdir"
+        )

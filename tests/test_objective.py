@@ -1,0 +1,79 @@
+"""The objective against a worked example, loops written out, and finite differences."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from qualiclip_jax import objective
+
+MARGINS = {"margin_consistency": 0.02, "margin_rank": 0.1}
+
+
+def loops(sim_pos, sim_neg, margin_consistency, margin_rank):
+    """The equations as they are written, one image and one prompt pair, in Python numbers."""
+    levels = range(len(sim_pos))
+    consistency = sum(max(0.0, abs(s[i][0] - s[i][1]) - margin_consistency) for i in levels for s in (sim_pos, sim_neg))
+    pairs = [(i, j, a, b) for i, j in itertools.combinations(levels, 2) for a in (0, 1) for b in (0, 1)]
+    positive = sum(max(0.0, sim_pos[j][b] - sim_pos[i][a] + margin_rank) for i, j, a, b in pairs)
+    negative = sum(max(0.0, sim_neg[i][a] - sim_neg[j][b] + margin_rank) for i, j, a, b in pairs)
+    return {"consistency": consistency, "positive": positive, "negative": negative}
+
+
+def test_worked_example():
+    # Two levels. Positive: crops agree within the margin at level 1, differ by 0.05 at level 2.
+    sim_pos = jnp.array([[[0.30, 0.31], [0.10, 0.25]]])
+    # Negative: rises by 0.2 for every pair of crops, the crops agree.
+    sim_neg = jnp.array([[[0.10, 0.10], [0.30, 0.30]]])
+    losses = objective.margin_losses(sim_pos, sim_neg, **MARGINS)
+    # |0.30 - 0.31| is free; |0.10 - 0.25| - 0.02 = 0.13
+    np.testing.assert_allclose(losses["consistency"], [0.13], atol=1e-7)
+    # 0.25 against 0.30 falls by 0.05 of the 0.1 asked for, against 0.31 by 0.06: 0.05 + 0.04; 0.10 falls enough
+    np.testing.assert_allclose(losses["positive"], [0.09], atol=1e-7)
+    np.testing.assert_allclose(losses["negative"], [0.0], atol=1e-7)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(2, 5), st.integers(1, 3), st.integers(0, 2**31))
+def test_equals_the_written_out_loops(levels, pairs, seed):
+    rng = np.random.default_rng(seed)
+    sim_pos, sim_neg = rng.uniform(-0.3, 0.3, (2, 3, levels, 2, pairs)).astype(np.float32)
+    losses = objective.margin_losses(jnp.array(sim_pos), jnp.array(sim_neg), **MARGINS)
+    for b in range(3):
+        each = [
+            loops(sim_pos[b, ..., p].tolist(), sim_neg[b, ..., p].tolist(), *MARGINS.values()) for p in range(pairs)
+        ]
+        for name, value in losses.items():
+            np.testing.assert_allclose(value[b], np.mean([e[name] for e in each]), rtol=1e-5, atol=1e-6)
+
+
+def test_no_pair_axis_is_one_pair():
+    sim = jax.random.uniform(jax.random.key(0), (2, 4, 5, 2))
+    with_axis = objective.margin_losses(sim[0][..., None], sim[1][..., None], **MARGINS)
+    without = objective.margin_losses(sim[0], sim[1], **MARGINS)
+    for name in without:
+        np.testing.assert_array_equal(with_axis[name], without[name])
+
+
+def test_gradient_is_finite_at_every_corner():
+    constant = jnp.full((1, 5, 2), 0.2)  # equal crops, equal levels: |x| and the hinge are at their corners
+    total = lambda s: sum(
+        v.sum() for v in objective.margin_losses(s, s, margin_consistency=0.0, margin_rank=0.0).values()
+    )
+    assert np.all(np.isfinite(jax.grad(total)(constant)))
+
+
+def test_rank_accuracy_counts_ordered_pairs():
+    sim_pos = jnp.array([[[0.5, 0.4], [0.45, 0.1]]])  # of (0.5, 0.4) x (0.45, 0.1), three pairs are ordered rightly
+    assert objective.rank_accuracy(sim_pos, jnp.zeros_like(sim_pos)).tolist() == [0.75]
+    assert objective.rank_accuracy(jnp.zeros((1, 5, 2)), jnp.zeros((1, 5, 2))).tolist() == [0.0]
+
+
+@pytest.mark.parametrize("shape", [(5, 2), (1, 5, 3), (1, 1, 2), (1, 5, 2, 1, 1)])
+def test_wrong_shapes_are_refused(shape):
+    with pytest.raises(ValueError, match="similarities must both be"):
+        objective.margin_losses(jnp.zeros(shape), jnp.zeros(shape), **MARGINS)
