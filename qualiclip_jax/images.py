@@ -12,8 +12,9 @@ import re
 import stat
 import tempfile
 import warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 from PIL import (
@@ -29,14 +30,13 @@ from PIL import (
 
 from qualiclip_jax.errors import UserError
 
+T = TypeVar("T")
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF", "HEIF")
 IMAGE_EXTENSIONS = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".tif", ".tiff", ".gif",
     ".avif", ".heic", ".heif",
 )  # fmt: skip
-MAX_PIXELS = (
-    512 * 10**6
-)  # a larger header is taken for a decompression bomb; the largest camera phones have 200 * 10**6
+MAX_PIXELS = 512 * 10**6  # more in a header is taken for a decompression bomb; phones reach 200 * 10**6
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 _ORIENTATION_TAG = 0x0112
 _TRANSPOSE = {
@@ -48,6 +48,7 @@ _TRANSPOSE = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_TRANSPOSING = tuple(_TRANSPOSE[tag] for tag in (5, 6, 7, 8))
 _PILLOW_WARNINGS = ("ignore", None, Warning, re.compile(r"PIL(\.|$)"), 0)
 
 
@@ -77,20 +78,16 @@ def read_image(path: str | os.PathLike, max_pixels: int = MAX_PIXELS) -> np.ndar
     Raises:
       ImageError: missing, not readable, empty, truncated, not an image, too many pixels, unsupported.
     """
-    try:
-        status = os.stat(path)
-        if stat.S_ISDIR(status.st_mode):
-            raise ImageError(path, "is a folder, not an image")
-        if not stat.S_ISREG(status.st_mode):
-            raise ImageError(path, "is not a regular file")
-        with open(path, "rb") as file:
-            return _decode(file, path, max_pixels)
-    except FileNotFoundError:
-        raise ImageError(path, "no such file") from None
-    except PermissionError:
-        raise ImageError(path, "no permission to read it") from None
-    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
-        raise ImageError(path, f"cannot be opened ({_first_line(error)})") from None
+    return _with_file(path, lambda file: _decode(file, path, max_pixels))
+
+
+def read_size(path: str | os.PathLike, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """Height and width that `read_image` would return, from the header alone.
+
+    Raises:
+      ImageError: as `read_image`, as far as the header tells.
+    """
+    return _with_file(path, lambda file: _guarded(_size, file, path, max_pixels))
 
 
 def decode_image(data: bytes, name: str | os.PathLike = "image", max_pixels: int = MAX_PIXELS) -> np.ndarray:
@@ -169,13 +166,44 @@ def _walk(folder: str | os.PathLike) -> list[Path]:
     return found
 
 
+def _with_file(path: str | os.PathLike, use: Callable[[BinaryIO], T]) -> T:
+    """Opens a regular file and calls `use` with it, turning what the system refuses into an `ImageError`."""
+    try:
+        status = os.stat(path)
+        if stat.S_ISDIR(status.st_mode):
+            raise ImageError(path, "is a folder, not an image")
+        if not stat.S_ISREG(status.st_mode):
+            raise ImageError(path, "is not a regular file")
+        with open(path, "rb") as file:
+            return use(file)
+    except FileNotFoundError:
+        raise ImageError(path, "no such file") from None
+    except PermissionError:
+        raise ImageError(path, "no permission to read it") from None
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
+        raise ImageError(path, f"cannot be opened ({_first_line(error)})") from None
+
+
 def _decode(file: BinaryIO, name: str | os.PathLike, max_pixels: int) -> np.ndarray:
-    """Decodes an open file, turning whatever goes wrong into an `ImageError`."""
+    return _guarded(_pixels, file, name, max_pixels)
+
+
+def _pixels(image: Image.Image, name: str | os.PathLike) -> np.ndarray:
+    image.load()
+    return _to_rgb(_upright(image), name)
+
+
+def _size(image: Image.Image, name: str | os.PathLike) -> tuple[int, int]:
+    width, height = image.size
+    return (width, height) if _transposition(image) in _TRANSPOSING else (height, width)
+
+
+def _guarded(use: Callable, file: BinaryIO, name: str | os.PathLike, max_pixels: int) -> Any:
+    """Opens an image and calls `use`, turning whatever goes wrong into an `ImageError`."""
     _ignore_pillow_warnings()
     try:
         with _open(file, name, max_pixels) as image:
-            image.load()
-            return _to_rgb(_upright(image), name)
+            return use(image, name)
     except ImageError:
         raise
     except MemoryError:
@@ -229,12 +257,16 @@ def _register_heif() -> None:
         pillow_heif.register_heif_opener()
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    """Applies the EXIF orientation; damaged EXIF data count as none."""
+def _transposition(image: Image.Image) -> Image.Transpose | None:
+    """What the EXIF orientation asks for; damaged EXIF data count as none."""
     try:
-        method = _TRANSPOSE.get(image.getexif().get(_ORIENTATION_TAG))
+        return _TRANSPOSE.get(image.getexif().get(_ORIENTATION_TAG))
     except Exception:
-        method = None
+        return None
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    method = _transposition(image)
     return image if method is None else image.transpose(method)
 
 

@@ -1,0 +1,222 @@
+"""`QualiCLIP`: from images to quality scores in [0, 1], higher is better."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from qualiclip_jax import checkpoint, models, quality
+from qualiclip_jax.errors import UserError
+from qualiclip_jax.images import ImageError, read_image, read_size
+from qualiclip_jax.inference import buckets, engine
+
+TINY = "tiny"  # the small model that comes with the package
+_TINY_DIRECTORY = Path(__file__).parent / "tiny"
+
+BATCH_PIXELS = 0.5e6
+
+Images = np.ndarray | jax.Array | Sequence[np.ndarray | jax.Array]
+
+
+class QualiCLIP:
+    """A trained model, ready to score images of any size (32 pixels a side at least).
+
+    The score of an image is its own: it does not depend on what else is scored with it (to 1e-5).
+
+    Args:
+      clip: the CLIP; only its image encoder is used.
+      prompts: P antonym pairs, positive first.
+      prompt_features: float32 [P, 2, D], unit length.
+      temperature: divides the logits; see `quality.attribute_scores`.
+      provenance: where the weights come from, JSON-able; saved with the model.
+    """
+
+    def __init__(
+        self,
+        clip: models.CLIP,
+        prompts: Sequence[tuple[str, str]],
+        prompt_features: np.ndarray,
+        temperature: float = 1.0,
+        provenance: dict[str, Any] | None = None,
+    ):
+        self._model = checkpoint.Model(
+            clip, tuple(map(tuple, prompts)), np.asarray(prompt_features, np.float32), temperature, provenance or {}
+        )
+        self._graph, self._state = nnx.split(clip)
+        self._attributes = jax.jit(self._attributes_of)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike = TINY) -> "QualiCLIP":
+        """Loads a checkpoint.
+
+        Args:
+          path: a checkpoint directory, the working directory of a training run, or "tiny" for the small model that
+            comes with the package.
+
+        Raises:
+          UserError: if there is none, if it is incomplete, or of another kind.
+        """
+        path = _TINY_DIRECTORY if str(path) == TINY and not Path(TINY).is_dir() else path
+        model = checkpoint.load_model(path)
+        return cls(model.clip, model.prompts, model.prompt_features, model.temperature, model.provenance)
+
+    @property
+    def prompts(self) -> tuple[tuple[str, str], ...]:
+        """The antonym pairs, positive first."""
+        return self._model.prompts
+
+    @property
+    def temperature(self) -> float:
+        """Divides the logits."""
+        return self._model.temperature
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Where the weights come from."""
+        return self._model.provenance
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits that change with anything that changes a score."""
+        return self._model.fingerprint
+
+    @property
+    def smallest_side(self) -> int:
+        """The fewest pixels an image may have in height and in width."""
+        image = self._model.clip.config.image
+        return max(32, getattr(image, "patch_size", 32))
+
+    def score(self, images: Images) -> np.ndarray:
+        """Scores images.
+
+        Args:
+          images: RGB, uint8 or float in [0, 1]; one [H, W, 3], several [N, H, W, 3], or a list of any sizes.
+
+        Returns:
+          float32 [N] in [0, 1], higher is better; N = 1 for one image.
+
+        Raises:
+          UserError: another shape or type, values outside the range, or smaller than 32 pixels a side.
+        """
+        return self.attributes(images).mean(-1)
+
+    def attributes(self, images: Images) -> np.ndarray:
+        """One score per antonym pair (`prompts`); their mean is `score`.
+
+        Args:
+          images: as in `score`.
+
+        Returns:
+          float32 [N, P] in [0, 1].
+        """
+        images = _as_list(images)
+        result = np.empty((len(images), len(self.prompts)), np.float32)
+        sizes = [image.shape[:2] for image in images]
+        for i, attributes in self.run(sizes, images.__getitem__):
+            if isinstance(attributes, ImageError):
+                raise UserError(f"image {i}: {attributes.reason}")
+            result[i] = attributes
+        return result
+
+    def run(
+        self, sizes: Sequence[tuple[int, int]], fetch: Callable[[int], np.ndarray]
+    ) -> Iterator[tuple[int, np.ndarray | ImageError]]:
+        """Scores many images that are fetched one by one, in the order that suits the encoder.
+
+        Args:
+          sizes: height and width of each image.
+          fetch: image uint8 or float32 [H, W, 3] by index; called in threads; may raise an `ImageError`.
+
+        Yields:
+          (index, attribute scores float32 [P] or ImageError), each image once.
+        """
+        for i, (height, width) in enumerate(sizes):
+            if min(height, width) < self.smallest_side:
+                reason = f"{height} x {width} pixels, the smallest side that can be scored is {self.smallest_side}"
+                yield i, ImageError(f"image {i}", reason)
+        good = [i for i, size in enumerate(sizes) if min(size) >= self.smallest_side]
+        batches = buckets.plan([sizes[i] for i in good], BATCH_PIXELS)
+        for i, attributes in engine.run(batches, lambda i: fetch(good[i]), self._encode):
+            yield good[i], attributes
+
+    def _encode(self, batch: buckets.Batch, images: list[np.ndarray]) -> jax.Array:
+        """Starts to score the images of a batch: attribute scores float32 [count, P]."""
+        padded = np.zeros((batch.count, batch.height, batch.width, 3), images[0].dtype)
+        sizes = np.full((batch.count, 2), (batch.height, batch.width), np.int32)
+        for i, image in enumerate(images):
+            height, width = sizes[i] = image.shape[:2]
+            padded[i, :height, :width] = image
+        return self._attributes(self._state, padded, sizes)
+
+    def score_files(self, paths: Sequence[str | os.PathLike]) -> np.ndarray:
+        """Scores image files.
+
+        Args:
+          paths: image files; see `images.read_image` for the formats.
+
+        Returns:
+          float32 [N] in [0, 1], in the order of `paths`.
+
+        Raises:
+          ImageError: a file that cannot be read or scored.
+        """
+        paths = list(paths)
+        result = np.empty(len(paths), np.float32)
+        for i, attributes in self.run([read_size(path) for path in paths], lambda i: read_image(paths[i])):
+            if isinstance(attributes, ImageError):
+                raise ImageError(paths[i], attributes.reason)
+            result[i] = attributes.mean()
+        return result
+
+    def apply(self, images: jax.Array) -> jax.Array:
+        """The score as a pure, differentiable function, for use as a loss under `jax.jit` and `jax.grad`.
+
+        Args:
+          images: float [..., H, W, 3] in [0, 1].
+
+        Returns:
+          float32 [...] in [0, 1], higher is better: maximise it.
+        """
+        flat = images.reshape(-1, *images.shape[-3:])
+        return self._attributes_of(self._state, flat).mean(-1).reshape(images.shape[:-3])
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Writes a checkpoint that `load` reads, whole or not at all.
+
+        Raises:
+          UserError: if `path` exists, or cannot be written.
+        """
+        checkpoint.save_model(path, self._model)
+
+    def _attributes_of(self, state: Any, images: jax.Array, sizes: jax.Array | None = None) -> jax.Array:
+        """images uint8 or float in [0, 1] [N, H, W, 3], sizes as in `CLIP.encode_image` -> float32 [N, P]."""
+        clip = nnx.merge(self._graph, state)
+        images = images.astype(jnp.float32) * (1 / 255) if images.dtype == jnp.uint8 else images.astype(jnp.float32)
+        features = clip.encode_image(models.normalise(images), sizes)
+        return quality.attribute_scores(features, jnp.asarray(self._model.prompt_features), self._model.temperature)
+
+
+def _as_list(images: Images) -> list[np.ndarray]:
+    """Checks and unpacks what `score` accepts: a list of uint8 or of float32 images."""
+    if hasattr(images, "ndim"):
+        images = [images] if images.ndim == 3 else list(np.asarray(images))
+    images = [np.asarray(image) for image in images]
+    for i, image in enumerate(images):
+        if image.ndim != 3 or image.shape[-1] != 3:
+            raise UserError(f"image {i} has the shape {list(image.shape)}: give RGB images [H, W, 3]")
+        if image.dtype == np.uint8:
+            continue
+        if not jnp.issubdtype(image.dtype, jnp.floating):
+            raise UserError(f"image {i} has the type {image.dtype}: give uint8, or floating point in [0, 1]")
+        if image.size and not (image.min() >= 0 and image.max() <= 1):
+            raise UserError(
+                f"image {i} has values from {image.min():g} to {image.max():g}: floating point goes from 0 to 1"
+            )
+    if all(image.dtype == np.uint8 for image in images):
+        return images
+    return [image / np.float32(255) if image.dtype == np.uint8 else image.astype(np.float32) for image in images]
