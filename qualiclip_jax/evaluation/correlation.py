@@ -22,17 +22,17 @@ class FitError(UserError):
 
 
 def srcc(x: ArrayLike, y: ArrayLike) -> float:
-    """Spearman's rank correlation (ties share their mean rank), in [-1, 1]. Raises UserError where there is no answer."""
+    """Spearman's rank correlation (ties share their mean rank), in [-1, 1]. Raises UserError without an answer."""
     return float(stats.spearmanr(*_pairs(x, y)).statistic)
 
 
 def plcc(x: ArrayLike, y: ArrayLike) -> float:
-    """Pearson's linear correlation, in [-1, 1]. Raises UserError where there is no answer."""
+    """Pearson's linear correlation, in [-1, 1]. Raises UserError without an answer."""
     return float(stats.pearsonr(*_pairs(x, y)).statistic)
 
 
 def krcc(x: ArrayLike, y: ArrayLike) -> float:
-    """Kendall's rank correlation tau-b, in [-1, 1]. Raises UserError where there is no answer."""
+    """Kendall's rank correlation tau-b, in [-1, 1]. Raises UserError without an answer."""
     return float(stats.kendalltau(*_pairs(x, y)).statistic)
 
 
