@@ -1,6 +1,8 @@
 """Training: python -m qualiclip_jax.train --config FILE [--workdir DIR] [--config.a.b=v] [--overwrite]"""
 
+import re
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -38,8 +40,15 @@ def parse(argv: Sequence[str]):
     path = _config_path(argv)
     try:
         rest = values(argv)[1:]
-    except (flags.Error, KeyError, AttributeError, TypeError, ValueError, OSError) as error:
-        raise UserError(_one_line(error, path)) from None
+    except flags.Error as error:
+        raise UserError(" ".join(str(error).split())) from None
+    except Exception as error:  # get_config() may raise anything
+        lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if Path(f.filename) == path]
+        if not lines and isinstance(error, (KeyError, AttributeError)):
+            raise UserError(_no_such_field(error, path, argv)) from None
+        line = getattr(error, "lineno", None) or (lines[-1] if lines else "?")
+        text = " ".join(str(error.args[0] if error.args else error).split())
+        raise UserError(f"{path}, line {line}: {type(error).__name__}: {text}") from None
     if rest:
         raise UserError(f"{rest[0]!r} is not a flag; fields are set as --config.FIELD=VALUE")
     config = values.config
@@ -49,20 +58,27 @@ def parse(argv: Sequence[str]):
 
 
 def _config_path(argv: Sequence[str]) -> Path:
+    """The config file; every one that is named must be there."""
+    path = None
     for i, argument in enumerate(argv):
-        name, equals, value = argument.lstrip("-").partition("=")
-        if argument.startswith("-") and name == "config":
+        flag, equals, value = argument.partition("=")
+        if flag in ("--config", "-config"):
             value = value if equals else (argv[i + 1] if i + 1 < len(argv) else "")
             path = Path(value.partition(":")[0])
             if not path.is_file():
                 raise UserError(f"--config {value}: no such file")
-            return path
-    raise UserError("which config? e.g. --config configs/demo.py (--help tells more)")
+    if path is None:
+        raise UserError("which config? e.g. --config configs/demo.py (--help tells more)")
+    return path
 
 
-def _one_line(error: Exception, path: Path) -> str:
-    text = " ".join(str(error.args[0] if error.args else error).split())
-    return f"--config {path}: {text}" if "config" not in text else text
+def _no_such_field(error: Exception, path: Path, argv: Sequence[str]) -> str:
+    """One line that names the field, from what ml_collections says of it."""
+    name = re.search(r"\w+", str(error.args[0])).group()
+    argument = next((a for a in argv if re.match(rf"--config\.(\w+\.)*{name}\b", a)), f"--config.{name}")
+    close = re.search(r'Did you mean "(\w+)"', str(error.args[0]))
+    hint = f"; did you mean {close.group(1)!r}?" if close else ""
+    return f"{argument.partition('=')[0]}: {path} has no such field{hint}"
 
 
 def main(argv: Sequence[str]) -> int:

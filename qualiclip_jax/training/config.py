@@ -81,6 +81,9 @@ def default_config() -> ConfigDict:
     c.eval.max_photos = 16
     c.eval.rated = ()  # rated sets, e.g. ("koniq10k", "csv:my.csv")
     c.eval.best = "synthetic"  # the metric that picks the best checkpoint: "synthetic" or "srcc/NAME"
+
+    c.lock()  # a misspelt field in a config file is an error too
+    c.model.image.unlock()
     return c
 
 

@@ -68,7 +68,7 @@ class Recipe:
 
     def merge(self, params: nnx.State, batch_stats: nnx.State) -> "models.CLIP":
         """The model with these weights."""
-        return nnx.merge(self.graphdef, params, batch_stats)
+        return nnx.merge(self.graphdef, params, batch_stats, copy=True)  # a copy: training BatchNorm writes to it
 
 
 def create_state(params: nnx.State, batch_stats: nnx.State, recipe: Recipe) -> TrainState:
