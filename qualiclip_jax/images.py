@@ -195,7 +195,8 @@ def _pixels(image: Image.Image, name: str | os.PathLike) -> np.ndarray:
 
 def _size(image: Image.Image, name: str | os.PathLike) -> tuple[int, int]:
     width, height = image.size
-    return (width, height) if _transposition(image) in _TRANSPOSING else (height, width)
+    turned_already = image.format == "TIFF"  # Pillow itself applies the orientation of a TIFF
+    return (width, height) if not turned_already and _transposition(image) in _TRANSPOSING else (height, width)
 
 
 def _guarded(use: Callable, file: BinaryIO, name: str | os.PathLike, max_pixels: int) -> Any:
