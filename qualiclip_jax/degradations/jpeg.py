@@ -146,7 +146,8 @@ def _code(planes: Array, tables: Array) -> Array:
     blocks = planes.reshape(count, height // 8, 8, width // 8, 8) - 128
     blocks = _transform_rows(_transform_columns(blocks, _DCT, 11), _DCT, 15)  # 8 times the coefficients of T.81
     steps = tables[:, None, :, None, :]
-    levels = (jnp.abs(blocks) + 4 * steps).astype(jnp.float32) / (8 * steps).astype(jnp.float32)
+    # |coefficient| / step + 1/2, plus half of the smallest difference, so that no rounding of the quotient reaches a tie.
+    levels = ((jnp.abs(blocks) + 4 * steps).astype(jnp.float32) + 0.5) / (8 * steps).astype(jnp.float32)
     blocks = jnp.sign(blocks) * jnp.floor(levels).astype(jnp.int32) * steps
     inverse = tuple(zip(*_DCT, strict=True))
     blocks = _transform_columns(_transform_rows(blocks, inverse, 11), inverse, 18)
