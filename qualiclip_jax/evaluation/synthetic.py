@@ -246,21 +246,22 @@ def table(result: SyntheticResult, before: SyntheticResult | None = None) -> str
       result: of the model.
       before: of the same photos before training, or of the baseline.
     """
-    head = f"{'group':20s}{'type':24s}" + (f"{'before':>8s}{'after':>8s}" if before else f"{'SRCC':>8s}")
-    lines = [head + "   mean score: pristine, levels 1 to 5", "-" * (len(head) + 38)]
+    columns = f"{'before':>8s}{'after':>8s}" if before else f"{'SRCC':>8s}"
+    head = f"{'':26s}{columns}   mean score at level 0 to 5"
+    lines = [head, "-" * len(f"{'':26s}{columns}" + " " * 38)]
     for group, types in result.groups().items():
-        for position, name in enumerate(types):
-            before_cell = _cell(before.srcc[name]) if before else ""
+        lines.append(group)
+        for name in types:
             curve = " ".join(f"{value:.3f}" for value in result.curves[result.types.index(name)])
-            label = group if position == 0 else ""
-            lines.append(f"{label:20s}{name:24s}{before_cell}{_cell(result.srcc[name])}   {curve}")
-    lines.append("-" * (len(head) + 38))
-    lines.append(f"{'mean over types':44s}{_cell(before.mean) if before else ''}{_cell(result.mean)}   perfect is -1")
+            lines.append(f"  {name:24s}{_cells(result.srcc[name], before and before.srcc[name])}   {curve}")
+    lines.append(lines[1])
+    lines.append(f"{'mean over types':26s}{_cells(result.mean, before and before.mean)}   perfect is -1")
     for title, name in (("order within a type", "order_within"), ("order across types", "order_across")):
-        cells = f"{getattr(before, name):8.3f}" if before else ""
-        lines.append(f"{title:44s}{cells}{getattr(result, name):8.3f}   perfect is 1, chance 0.5")
+        cells = _cells(getattr(result, name), before and getattr(before, name))
+        lines.append(f"{title:26s}{cells}   perfect is 1, chance 0.5")
     return "\n".join(lines)
 
 
-def _cell(value: float) -> str:
-    return f"{'undef.' if math.isnan(value) else f'{value:.3f}':>8s}"
+def _cells(value: float, before: float | None) -> str:
+    values = (value,) if before is None else (before, value)
+    return "".join(f"{'undef.' if math.isnan(v) else f'{v:.3f}':>8s}" for v in values)
