@@ -48,6 +48,7 @@ def parse(argv: Sequence[str]):
             raise UserError(_no_such_field(error, path, argv)) from None
         line = getattr(error, "lineno", None) or (lines[-1] if lines else "?")
         text = " ".join(str(error.args[0] if error.args else error).split())
+        text = re.sub(r"Other fields present.*?(?=Did you mean|$)", "", text)  # ml_collections lists the whole config
         raise UserError(f"{path}, line {line}: {type(error).__name__}: {text}") from None
     if rest:
         raise UserError(f"{rest[0]!r} is not a flag; fields are set as --config.FIELD=VALUE")

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from qualiclip_jax.errors import UserError
 
-NOT_DECAYED = ("bias", "scale")  # last part of the name of a parameter without weight decay
+NOT_DECAYED = ("bias", "scale", "logit_scale")  # last part of the name of a parameter without weight decay
 
 
 def parameter_names(params) -> list[str]:

@@ -1,0 +1,98 @@
+"""Configs: every file in configs/ is valid, and every mistake is one line that names the field."""
+
+from pathlib import Path
+
+import pytest
+
+from qualiclip_jax import train
+from qualiclip_jax.errors import UserError
+from qualiclip_jax.training import config as config_lib
+
+CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.py"))
+TINY = str(Path(__file__).with_name("tiny.py"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_config_files_are_valid(path):
+    config, workdir, overwrite = train.parse(["--config", str(path), "--config.seed=7"])
+    config_lib.check(config)
+    assert (config.seed, workdir, overwrite) == (7, f"runs/{path.stem}", False)
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("--config.sedd=3", r"--config.sedd: .*tiny.py has no such field; did you mean 'seed'\?"),
+        ("--config.data.sourc=x", r"--config.data.sourc: .* did you mean 'source'\?"),
+        ("--config.model.image.wdth=3", r"--config.model.image.wdth: .* did you mean 'width'\?"),
+        ("--config.seed=abc", "--config.seed=abc"),
+        ("--config=no_such.py", "no_such.py: no such file"),
+        ("--workdr=x", "workdr"),
+        ("stray", "'stray' is not a flag"),
+    ],
+)
+def test_mistakes_on_the_command_line(argument, message):
+    with pytest.raises(UserError, match=message) as error:
+        train.parse(["--config", TINY, argument])
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("def get_config(:", "line 1: SyntaxError"),
+        ("def get_config():\n  return 3", "must return a ConfigDict, not int"),
+        ("import math\ndef get_config():\n  return math.nothing", "line 3: AttributeError"),
+        (
+            "from qualiclip_jax.training.config import default_config\ndef get_config():\n  c = default_config()\n"
+            "  c.stepz = 3\n  return c",
+            'line 4: AttributeError: .*Did you mean "steps"',
+        ),
+    ],
+)
+def test_mistakes_in_the_file(tmp_path, code, message):
+    path = tmp_path / "broken.py"
+    path.write_text(code)
+    with pytest.raises(UserError, match=message) as error:
+        train.parse(["--config", str(path)])
+    assert len(str(error.value)) < 300
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("batch_size", 0),
+        ("log_every", 0),
+        ("learning_rate", 0.0),
+        ("temperature", -1.0),
+        ("data.crop_size", 31),
+        ("data.min_overlap", 1.5),
+        ("data.scale_range", (0.5,)),
+        ("data.small_images", "stretch"),
+        ("model.compute_dtype", "float16"),
+        ("model.position", "learned"),
+        ("model.batch_norm", "half"),
+        ("degradations.levels", 6),
+        ("degradations.composed", 8),
+        ("optimizer.name", "adam"),
+        ("optimizer.ema_decay", 1.0),
+        ("optimizer.accumulate", 3),
+        ("optimizer.parameters", ((".*", "linear", 1.0),)),
+        ("optimizer.parameters", (("(", "cosine", 1.0),)),
+        ("prompts", ("Good photo.",)),
+        ("prompts", ("Good photo.", "")),
+    ],
+)
+def test_values_out_of_range_name_the_field(field, value):
+    config = config_lib.default_config()
+    section, _, name = field.rpartition(".")
+    (config[section] if section else config)[name] = value
+    with pytest.raises(UserError, match=field.split(".")[-1]) as error:
+        config_lib.check(config)
+    assert "\n" not in str(error.value)
+
+
+def test_differences_name_nested_fields():
+    old = {"seed": 0, "data": {"source": "a", "flip": True}, "gone": 1}
+    new = {"seed": 0, "data": {"source": "b", "flip": True}}
+    assert config_lib.differences(old, new) == ["data.source: 'a' -> 'b'", "gone: 1 -> '(absent)'"]
