@@ -50,10 +50,10 @@ TABLE: dict[str, Backbone] = {
     "RN50x16": _resnet((6, 8, 18, 8), 96, 768, 384, 768, "timm/resnet50x16_clip.openai"),
     "RN50x64": _resnet((3, 15, 36, 10), 128, 1024, 448, 1024, "timm/resnet50x64_clip.openai"),
     #              layers width patch D pixels text width
-    "ViT-B/32": _vit(12, 768, 32, 512, 224, 512, "openai/clip-vit-base-patch32"),
-    "ViT-B/16": _vit(12, 768, 16, 512, 224, 512, "openai/clip-vit-base-patch16"),
-    "ViT-L/14": _vit(24, 1024, 14, 768, 224, 768, "openai/clip-vit-large-patch14"),
-    "ViT-L/14@336px": _vit(24, 1024, 14, 768, 336, 768, "openai/clip-vit-large-patch14-336"),
+    "ViT-B/32": _vit(12, 768, 32, 512, 224, 512, "timm/vit_base_patch32_clip_224.openai"),
+    "ViT-B/16": _vit(12, 768, 16, 512, 224, 512, "timm/vit_base_patch16_clip_224.openai"),
+    "ViT-L/14": _vit(24, 1024, 14, 768, 224, 768, "timm/vit_large_patch14_clip_224.openai"),
+    "ViT-L/14@336px": _vit(24, 1024, 14, 768, 336, 768, "timm/vit_large_patch14_clip_336.openai"),
     "ViT-H-14": Backbone(_VIT_H, "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"),
     "ViT-bigG-14": Backbone(_VIT_BIGG, "laion/CLIP-ViT-bigG-14-laion2B-39B-b160k"),
 }

@@ -1,5 +1,6 @@
 """CLIP: an image and a text encoder into one space, as a Flax NNX module."""
 
+import dataclasses
 import math
 from typing import Any
 
@@ -26,8 +27,9 @@ def normalise(images: jax.Array) -> jax.Array:
 class CLIP(nnx.Module):
     """An image encoder, a text encoder (if the config has one) and the logit scale.
 
-    Randomly initialised as OpenAI's code does it, except that convolutions are drawn after He et al.: with BatchNorm frozen
-    at mean 0 and variance 1, that keeps activations of one size through the depth, so that training from scratch works.
+    Randomly initialised as OpenAI's code does it, except that convolutions are drawn after He et al.: with BatchNorm
+    frozen at mean 0 and variance 1, that keeps activations of one size through the depth, so that training from
+    scratch works.
 
     Attributes:
       config: the `CLIPConfig` it was built from.
@@ -48,14 +50,15 @@ class CLIP(nnx.Module):
 
         Args:
           images: float [N, H, W, 3], normalised with `normalise`.
-          sizes: int [N, 2], the valid height and width of each image where smaller ones are padded at the right and bottom
-            (with anything). Each result equals that of the unpadded image. None if nothing is padded.
+          sizes: int [N, 2], the valid height and width of each image where smaller ones are padded at the right and
+            bottom (with anything). Each result equals that of the unpadded image. None if nothing is padded.
 
         Returns:
           float32 [N, D], not of unit length.
 
         Raises:
-          UserError: images smaller than the encoder's stride, or of another size than the native one under position "native".
+          UserError: images smaller than the encoder's stride, or of another size than the native one under position
+            "native".
         """
         least = self.config.image.patch_size if isinstance(self.image, ViT) else 32
         if min(images.shape[1:3]) < least:
@@ -81,6 +84,11 @@ class CLIP(nnx.Module):
                 "this model has no text encoder (it was saved or loaded without one): its prompts cannot be changed"
             )
         return self.text(tokens).astype(jnp.float32)
+
+    def drop_text_encoder(self) -> None:
+        """Forgets the text encoder: with the prompts' features at hand, images need only theirs."""
+        self.text = None
+        self.config = dataclasses.replace(self.config, text=None)
 
     def batch_norm_mode(self, training: bool, axis_name: str | None = None) -> None:
         """Sets how every BatchNorm works: frozen (the default), or on the statistics of the batch.

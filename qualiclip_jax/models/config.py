@@ -1,4 +1,4 @@
-"""What a CLIP is made of: frozen dataclasses that go to JSON and back, so that a checkpoint carries its own architecture."""
+"""What a CLIP is made of: frozen dataclasses that go to JSON and back, so that a checkpoint describes itself."""
 
 import dataclasses
 from typing import Any
@@ -100,9 +100,10 @@ class CLIPConfig:
       embed_dim: dimensions D of the common space.
       image: the image encoder.
       text: the text encoder; None where only images are encoded (prompt features are then constants).
-      position: positional embedding of the image encoder. "none" adds none (any image size; QualiCLIP's choice for ResNets),
-        "native" adds it as it is (images of the training size only), "interpolate" resizes its grid to the image's (any size; equal
-        to "native" at the training size). By default "none" for a ResNet, "interpolate" for a ViT.
+      position: positional embedding of the image encoder. "none" adds none (any image size; QualiCLIP's choice for
+        ResNets), "native" adds it as it is (images of the training size only), "interpolate" resizes its grid to the
+        image's (any size; equal to "native" at the training size). By default "none" for a ResNet, "interpolate" for a
+        ViT.
       compute_dtype: "float32" or "bfloat16". Parameters and features are float32 either way.
       remat: recompute each block in the backward pass: less memory, about a third more time.
     """

@@ -1,7 +1,7 @@
 """State dicts of other implementations to our CLIP and back.
 
-OpenAI's names are the common tongue: `names` is a table from our parameters to them, and the names of the other formats are
-first translated to OpenAI's.
+OpenAI's names are the common tongue: `names` is a table from our parameters to them, and the names of the other
+formats are first translated to OpenAI's.
 """
 
 import dataclasses
@@ -18,7 +18,8 @@ from qualiclip_jax.errors import UserError
 from qualiclip_jax.models.clip import CLIP, complain, from_pure, to_pure
 from qualiclip_jax.models.config import CLIPConfig, ResNetConfig, TextConfig, ViTConfig
 
-# How an array of theirs is laid out: kind -> (theirs to ours, ours to theirs). Ours: linear [in, out], convolution [h, w, in, out].
+# How an array is laid out: kind -> (theirs to ours, ours to theirs). Our layouts: linear [in, out], convolution
+# [h, w, in, out].
 KINDS = {
     "same": (lambda a: a, lambda a: a),
     "linear": (lambda a: a.T, lambda a: a.T),
@@ -97,13 +98,13 @@ def from_state_dict(
     """A CLIP from the tensors of another implementation.
 
     Args:
-      state_dict: name -> array (anything NumPy can read), named as by OpenAI, open_clip, Hugging Face transformers or QualiCLIP
-        (`clip_model.` before OpenAI's names).
+      state_dict: name -> array (anything NumPy can read), named as by OpenAI, open_clip, Hugging Face transformers or
+        QualiCLIP (`clip_model.` before OpenAI's names).
       config: the architecture; by default it is read off names and shapes.
       text: keep the text encoder.
       position, compute_dtype, remat: as in `CLIPConfig`.
-      activation: "quick_gelu" or "gelu", which shapes do not tell. By default that of the published model with these shapes; pass
-        "gelu" for models trained with open_clip without "quickgelu" in their name.
+      activation: "quick_gelu" or "gelu", which shapes do not tell. By default that of the published model with these
+        shapes; pass "gelu" for models trained with open_clip without "quickgelu" in their name.
       name: what to call it in errors.
 
     Raises:

@@ -1,5 +1,7 @@
 """Layers that the encoders share."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -8,6 +10,28 @@ ACTIVATIONS = {
     "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
     "gelu": lambda x: jax.nn.gelu(x, approximate=False),
 }
+
+
+CHUNK = 2**18
+
+
+@jax.jit
+def _normal_chunk(key: jax.Array, index: int) -> jax.Array:
+    return jax.random.normal(jax.random.fold_in(key, index), (CHUNK,))
+
+
+def normal(std: float):
+    """An initializer: normal with standard deviation `std`.
+
+    Drawn in chunks of one size, since XLA takes half a second to compile a generator of each new shape on a CPU.
+    """
+
+    def init(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
+        count = math.prod(shape)
+        chunks = [_normal_chunk(key, index) for index in range(-(-count // CHUNK))]
+        return (std * jnp.concatenate(chunks)[:count]).reshape(shape).astype(dtype)
+
+    return init
 
 
 class BatchNorm(nnx.Module):
@@ -70,8 +94,7 @@ class Block(nnx.Module):
 
     def __init__(self, width, heads, mlp_width, activation, eps, depth, dtype, rngs):
         def linear(into, out, std):
-            init = nnx.initializers.normal(std)
-            return nnx.Linear(into, out, kernel_init=init, dtype=dtype, rngs=rngs)
+            return nnx.Linear(into, out, kernel_init=normal(std), dtype=dtype, rngs=rngs)
 
         # Standard deviations: `initialize_parameters` of OpenAI's CLIP.
         narrow = width**-0.5 * (2 * depth) ** -0.5
@@ -97,8 +120,8 @@ class Block(nnx.Module):
 class Transformer(nnx.Module):
     """Equal blocks, one after the other.
 
-    The parameters of all blocks are stacked on a leading axis [layers, ...] and the blocks run in a `lax.scan`: one block
-    is compiled, however deep the network.
+    The parameters of all blocks are stacked on a leading axis [layers, ...] and the blocks run in a `lax.scan`: one
+    block is compiled, however deep the network.
     """
 
     def __init__(self, layers, width, heads, mlp_width, activation, eps, dtype, remat, rngs):

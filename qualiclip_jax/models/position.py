@@ -18,7 +18,8 @@ def grid_embedding(
       grid_sizes: int [N, 2], rows and columns that are valid in each image; None if all are.
 
     Returns:
-      float32 [N or 1, 1 + rows * columns, C]; None for "none". Tokens outside the valid area get finite values without meaning.
+      float32 [N or 1, 1 + rows * columns, C]; None for "none". Tokens outside the valid area get finite values without
+      meaning.
 
     Raises:
       UserError: "native" with another grid than the native one.
@@ -30,8 +31,8 @@ def grid_embedding(
         return embedding[None]
     if position == "native":
         raise UserError(
-            f"images of {shape[0]} x {shape[1]} patches (or padded ones) with the native positional embedding, which is for "
-            f"{side} x {side}: resize the images, or set position to 'interpolate' or 'none'"
+            f"images of {shape[0]} x {shape[1]} patches (or padded ones) with the native positional embedding, which "
+            f"is for {side} x {side}: resize the images, or set position to 'interpolate' or 'none'"
         )
     sizes = jnp.array([shape], jnp.int32) if grid_sizes is None else grid_sizes
     rows = bicubic_weights(side, shape[0], sizes[:, 0])  # [N, rows, side]
@@ -47,8 +48,8 @@ def grid_embedding(
 def bicubic_weights(source: int, length: int, size: jax.Array) -> jax.Array:
     """Matrices that resize a line of `source` samples to `size` samples.
 
-    Source: torch.nn.functional.interpolate(mode="bicubic", align_corners=False, antialias=False): Keys' kernel with a = -0.75,
-    the edge sample repeated.
+    Source: torch.nn.functional.interpolate(mode="bicubic", align_corners=False, antialias=False): Keys' kernel with
+    a = -0.75, the edge sample repeated.
 
     Args:
       source: samples before.

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from qualiclip_jax.models.config import CLIPConfig
-from qualiclip_jax.models.layers import BatchNorm
+from qualiclip_jax.models.layers import BatchNorm, normal
 from qualiclip_jax.models.position import grid_embedding
 
 
@@ -61,7 +61,7 @@ class ConvNorm(nnx.Module):
             padding=size // 2,
             use_bias=folded,
             dtype=dtype,
-            kernel_init=nnx.initializers.he_normal(),
+            kernel_init=normal((2 / (size * size * into)) ** 0.5),  # He et al.
             rngs=rngs,
         )
         self.norm = None if folded else BatchNorm(out, scale)
@@ -73,7 +73,7 @@ class ConvNorm(nnx.Module):
 
 
 class Bottleneck(nnx.Module):
-    """A residual block: 1 x 1, 3 x 3, (average pool,) 1 x 1 convolution beside a shortcut (average pool, 1 x 1 convolution)."""
+    """A residual block: 1 x 1, 3 x 3, 1 x 1 convolution beside a shortcut; a stride is an average pool in both."""
 
     def __init__(self, into, width, stride, folded, dtype, rngs):
         def unit(into, out, size, scale=1.0):
@@ -99,18 +99,18 @@ class Bottleneck(nnx.Module):
 class AttentionPool(nnx.Module):
     """Multi-head attention with one query, the mean token; memory and time are linear in the area of the image.
 
-    With a single query the key and value projections need not be applied to every token: q . (W t) = (W' q) . t, and the
-    weighted mean of W t is W times the weighted mean of t. A bias of the keys adds the same to every logit of a head, so it drops
-    out of the softmax; the parameter is kept, without effect, for the sake of the other formats.
+    With a single query the key and value projections need not be applied to every token: q . (W t) = (W' q) . t, and
+    the weighted mean of W t is W times the weighted mean of t. A bias of the keys adds the same to every logit of a
+    head, so it drops out of the softmax; the parameter is kept, without effect, for the sake of the other formats.
     """
 
     def __init__(self, features, heads, grid, out, dtype, rngs):
         def linear(into, out):
-            init = nnx.initializers.normal(features**-0.5)
+            init = normal(features**-0.5)
             return nnx.Linear(into, out, kernel_init=init, dtype=dtype, rngs=rngs)
 
         self.heads, self.dtype = heads, dtype
-        init = nnx.initializers.normal(features**-0.5)
+        init = normal(features**-0.5)
         self.position = nnx.Param(init(rngs.params(), (1 + grid * grid, features), jnp.float32))
         self.q, self.k, self.v = (linear(features, features) for _ in range(3))
         self.out = linear(features, out)

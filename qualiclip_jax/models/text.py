@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from qualiclip_jax.models.config import CLIPConfig
-from qualiclip_jax.models.layers import Transformer
+from qualiclip_jax.models.layers import Transformer, normal
 
 
 class TextEncoder(nnx.Module):
@@ -18,10 +18,8 @@ class TextEncoder(nnx.Module):
         shape, dtype = config.text, jnp.dtype(config.compute_dtype)
         width = shape.width
         self.end_token, self.dtype = shape.end_token, dtype
-        self.tokens = nnx.Param(nnx.initializers.normal(0.02)(rngs.params(), (shape.vocab_size, width), jnp.float32))
-        self.positions = nnx.Param(
-            nnx.initializers.normal(0.01)(rngs.params(), (shape.context_length, width), jnp.float32)
-        )
+        self.tokens = nnx.Param(normal(0.02)(rngs.params(), (shape.vocab_size, width), jnp.float32))
+        self.positions = nnx.Param(normal(0.01)(rngs.params(), (shape.context_length, width), jnp.float32))
         self.transformer = Transformer(
             shape.layers,
             width,
@@ -38,7 +36,7 @@ class TextEncoder(nnx.Module):
             width,
             config.embed_dim,
             use_bias=False,
-            kernel_init=nnx.initializers.normal(width**-0.5),
+            kernel_init=normal(width**-0.5),
             dtype=dtype,
             rngs=rngs,
         )

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from qualiclip_jax.models.config import CLIPConfig
-from qualiclip_jax.models.layers import Transformer
+from qualiclip_jax.models.layers import Transformer, normal
 from qualiclip_jax.models.position import grid_embedding
 
 
@@ -18,7 +18,7 @@ class ViT(nnx.Module):
     def __init__(self, config: CLIPConfig, rngs: nnx.Rngs):
         shape, dtype = config.image, jnp.dtype(config.compute_dtype)
         width, patch = shape.width, shape.patch_size
-        init = nnx.initializers.normal(width**-0.5)
+        init = normal(width**-0.5)
         self.position, self.dtype, self.patch_size = config.position, dtype, patch
         self.patches = nnx.Conv(
             3,
@@ -28,7 +28,7 @@ class ViT(nnx.Module):
             padding="VALID",
             use_bias=False,
             dtype=dtype,
-            kernel_init=nnx.initializers.lecun_normal(),
+            kernel_init=normal((3 * patch * patch) ** -0.5),
             rngs=rngs,
         )
         self.class_token = nnx.Param(init(rngs.params(), (width,), jnp.float32))

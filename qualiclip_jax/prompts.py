@@ -1,0 +1,189 @@
+"""Antonym prompts: pairs of texts -> CLIP tokens -> text features.
+
+The pairs that QualiCLIP was published with need no tokenizer: their token ids are kept here.
+"""
+
+import pathlib
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from qualiclip_jax.errors import UserError
+
+CONTEXT_LENGTH = 77
+START, END = 49406, 49407
+
+# Source: the QualiCLIP paper, arXiv 2403.11176; the positive prompt first.
+PAIRS: tuple[tuple[str, str], ...] = (
+    ("Good photo.", "Bad photo."),
+    ("Sharp image.", "Blurry image."),
+    ("Sharp edges.", "Blurry edges."),
+    ("High-resolution image.", "Low-resolution image."),
+    ("Noise-free image.", "Noisy image."),
+    ("High-quality image.", "Low-quality image."),
+    ("Good picture.", "Bad picture."),
+)
+# CLIP's token ids of PAIRS, between the start and the end token.
+TOKEN_IDS: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...] = (
+    ((886, 1125, 269), (2103, 1125, 269)),
+    ((8157, 2867, 269), (21977, 2867, 269)),
+    ((8157, 20938, 269), (21977, 20938, 269)),
+    ((1400, 268, 9977, 2867, 269), (1042, 268, 9977, 2867, 269)),
+    ((9307, 268, 1139, 2867, 269), (33495, 2867, 269)),
+    ((1400, 268, 3027, 2867, 269), (1042, 268, 3027, 2867, 269)),
+    ((886, 1674, 269), (2103, 1674, 269)),
+)
+_KNOWN = {text: ids for texts, pair in zip(PAIRS, TOKEN_IDS) for text, ids in zip(texts, pair)}
+
+
+def check_prompts(prompts: Iterable[str] | Iterable[Sequence[str]] | str) -> tuple[tuple[str, str], ...]:
+    """Antonym pairs as a user gave them, as a tuple of (positive, negative).
+
+    Args:
+      prompts: pairs, or a flat sequence positive, negative, positive, negative ...
+
+    Raises:
+      UserError: no prompts, an odd number of them, one that is empty or certainly over 77 tokens; it names the prompt.
+    """
+    prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+    flat: list[str] = []
+    for item in prompts:
+        if isinstance(item, str):
+            flat.append(item)
+        elif isinstance(item, Sequence) and len(item) == 2:
+            flat.extend(item)
+        else:
+            raise UserError(f"prompts: a pair is two texts, positive then negative, got {item!r}")
+    if not flat:
+        raise UserError("prompts: none given; they are antonym pairs, e.g. ('Good photo.', 'Bad photo.')")
+    if len(flat) % 2:
+        raise UserError(
+            f"prompts: {len(flat)} texts do not make pairs (positive, negative): the last, {flat[-1]!r}, has no antonym"
+        )
+    for index, text in enumerate(flat):
+        if not isinstance(text, str) or not text.strip():
+            raise UserError(f"prompts: number {index + 1} is empty or no text: {text!r}")
+        if len(text.split()) > CONTEXT_LENGTH - 2:  # a word is at least one token
+            raise _too_long(text, len(text.split()) + 2)
+    return tuple(zip(flat[::2], flat[1::2]))
+
+
+def tokenize(pairs: Sequence[Sequence[str]], tokenizer: str | pathlib.Path | None = None) -> np.ndarray:
+    """CLIP tokens of antonym pairs.
+
+    Args:
+      pairs: P pairs (positive, negative).
+      tokenizer: where a CLIP tokenizer is: any source of `models.weights.load_clip` that has `tokenizer.json`, or
+        `vocab.json` and `merges.txt` beside the weights. Not needed for the texts of `PAIRS`.
+
+    Returns:
+      int32 [P, 2, 77]: start token, text, end token, zeros.
+
+    Raises:
+      UserError: the pairs are faulty (see `check_prompts`), a text is over 77 tokens, or a tokenizer is needed and not
+        there.
+    """
+    pairs = check_prompts(pairs)
+    texts = [text for pair in pairs for text in pair]
+    unknown = [text for text in texts if text not in _KNOWN]
+    if unknown:
+        rows = _tokenize(texts, tokenizer, unknown[0])
+    else:
+        rows = [[START, *_KNOWN[text], END] for text in texts]
+    tokens = np.zeros((len(texts), CONTEXT_LENGTH), np.int32)
+    for text, row, ids in zip(texts, tokens, rows):
+        if len(ids) > CONTEXT_LENGTH:
+            raise _too_long(text, len(ids))
+        row[: len(ids)] = ids
+    return tokens.reshape(len(pairs), 2, CONTEXT_LENGTH)
+
+
+def _tokenize(texts: list[str], tokenizer: str | pathlib.Path | None, example: str) -> list[list[int]]:
+    if tokenizer is None:
+        raise UserError(
+            f"prompts: {example!r} is none of QualiCLIP's own prompts, so its tokens must be computed: name a CLIP "
+            "tokenizer, i.e. a directory with tokenizer.json (or vocab.json and merges.txt) or a repository with one, "
+            "such as openai/clip-vit-base-patch16"
+        )
+    from qualiclip_jax.models import weights
+
+    path = weights.locate(tokenizer, tokenizer_only=True)
+    path = path.parent if path.is_file() else path
+    present = [(path / name).is_file() for name in ("tokenizer.json", "vocab.json", "merges.txt")]
+    if not (present[0] or all(present[1:])):  # transformers would make an empty tokenizer of it
+        raise UserError(f"prompts: no tokenizer in {path} (tokenizer.json, or vocab.json and merges.txt)")
+
+    from transformers import CLIPTokenizer
+
+    try:
+        encode = CLIPTokenizer.from_pretrained(str(path))
+        rows = encode(texts, truncation=False)["input_ids"]
+    except Exception as error:  # whatever the readers of transformers raise
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        raise UserError(f"prompts: the tokenizer in {path} cannot be read: {reason}") from error
+    start, end = encode.bos_token_id, encode.eos_token_id
+    for text, row in zip(texts, rows):
+        if row[0] != start or row[-1] != end or end in row[:-1]:  # the end token also stands for what is not known
+            raise UserError(f"prompts: the tokenizer at {tokenizer} cannot write {text!r} as CLIP tokens")
+    return rows
+
+
+def text_features(
+    clip, pairs: Sequence[Sequence[str]] = PAIRS, tokenizer: str | pathlib.Path | None = None
+) -> np.ndarray:
+    """Features of antonym pairs, the constants that images are compared with.
+
+    Args:
+      clip: a `models.CLIP` with a text encoder.
+      pairs: P pairs (positive, negative).
+      tokenizer: as in `tokenize`.
+
+    Returns:
+      float32 [P, 2, D], of unit length, the positive prompt first.
+
+    Raises:
+      UserError: as `tokenize`; or the model has no text encoder, or one for another vocabulary.
+    """
+    import jax.numpy as jnp
+    from flax import nnx
+
+    from qualiclip_jax.quality import unit
+
+    tokens = tokenize(pairs, tokenizer)
+    config = clip.config.text
+    if config is not None:
+        lengths = (tokens != 0).sum(-1)
+        if tokens.max() >= config.vocab_size or lengths.max() > config.context_length:
+            raise UserError(
+                f"prompts: the text encoder knows {config.vocab_size} tokens and texts of {config.context_length}, the "
+                f"prompts have token {tokens.max()} and {lengths.max()} tokens: this tokenizer is not the model's"
+            )
+        tokens = tokens[..., : config.context_length]
+    encode = nnx.jit(lambda clip, tokens: unit(clip.encode_text(tokens)))
+    features = encode(clip, jnp.asarray(tokens.reshape(-1, tokens.shape[-1])))
+    return np.asarray(features).reshape(len(tokens), 2, -1)
+
+
+def random_text_features(num_pairs: int, dim: int, seed: int = 0) -> np.ndarray:
+    """Fixed random directions in place of text features, for training without CLIP weights.
+
+    Args:
+      num_pairs: P.
+      dim: D.
+      seed: of the directions.
+
+    Returns:
+      float32 [P, 2, D], of unit length; all orthogonal if 2 P <= D.
+    """
+    directions = np.random.default_rng(seed).standard_normal((2 * num_pairs, dim))
+    if 2 * num_pairs <= dim:
+        directions = np.linalg.qr(directions.T)[0].T
+    directions /= np.linalg.norm(directions, axis=-1, keepdims=True)
+    return directions.reshape(num_pairs, 2, dim).astype(np.float32)
+
+
+def _too_long(text: str, tokens: int) -> UserError:
+    shown = text if len(text) <= 60 else text[:57] + "..."
+    return UserError(
+        f"prompts: {shown!r} is {tokens} tokens with start and end, CLIP takes {CONTEXT_LENGTH} at most: shorten it"
+    )
