@@ -1,7 +1,7 @@
 """`QualiCLIP`: from images to quality scores in [0, 1], higher is better."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -124,16 +124,21 @@ class QualiCLIP:
         return result
 
     def run(
-        self, sizes: Sequence[tuple[int, int]], fetch: Callable[[int], np.ndarray]
+        self,
+        sizes: Sequence[tuple[int, int]],
+        fetch: Callable[[int], np.ndarray],
+        done: Collection[int] = frozenset(),
     ) -> Iterator[tuple[int, np.ndarray | ImageError]]:
         """Scores many images that are fetched one by one, in the order that suits the encoder.
 
         Args:
           sizes: height and width of each image.
           fetch: image uint8 or float32 [H, W, 3] by index; called in threads; may raise an `ImageError`.
+          done: images whose scores are known from an earlier run. Batches are made of all images, and those that hold
+            none but known ones are left out: so a run that goes on gives the very digits of one that was never cut.
 
         Yields:
-          (index, attribute scores float32 [P] or ImageError), each image once.
+          (index, attribute scores float32 [P] or ImageError), each image once, but for batches left out.
         """
         for i, (height, width) in enumerate(sizes):
             if min(height, width) < self.smallest_side:
@@ -141,6 +146,7 @@ class QualiCLIP:
                 yield i, ImageError(f"image {i}", reason)
         good = [i for i, size in enumerate(sizes) if min(size) >= self.smallest_side]
         batches = buckets.plan([sizes[i] for i in good], BATCH_PIXELS)
+        batches = [batch for batch in batches if not all(good[i] in done for i in batch.indices)]
         for i, attributes in engine.run(batches, lambda i: fetch(good[i]), self._encode):
             yield good[i], attributes
 
