@@ -2,6 +2,7 @@
 
 from qualiclip_jax.models.clip import CLIP, MEAN, STD, from_pure, normalise, to_pure
 from qualiclip_jax.models.config import CLIPConfig, ResNetConfig, TextConfig, ViTConfig
+from qualiclip_jax.models.fold import fold_batch_norm
 
 __all__ = [
     "CLIP",
@@ -11,6 +12,7 @@ __all__ = [
     "ResNetConfig",
     "TextConfig",
     "ViTConfig",
+    "fold_batch_norm",
     "from_pure",
     "normalise",
     "to_pure",

@@ -155,9 +155,9 @@ def to_openai_state_dict(clip: CLIP) -> dict[str, np.ndarray]:
     for path, (theirs, kind) in names(clip.config).items():
         array, to_theirs = np.asarray(arrays[path]), KINDS[kind][1]
         if "{}" in theirs:
-            result |= {theirs.format(i): np.ascontiguousarray(to_theirs(block)) for i, block in enumerate(array)}
+            result |= {theirs.format(i): to_theirs(block).copy(order="C") for i, block in enumerate(array)}
         else:
-            result[theirs] = np.ascontiguousarray(to_theirs(array))
+            result[theirs] = to_theirs(array).copy(order="C")
     return result
 
 

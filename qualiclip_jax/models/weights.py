@@ -143,9 +143,9 @@ def _from_hub(repository: str, revision: str | None, asked: str, tokenizer_only:
     at = f" --revision {revision}" if revision else ""
     named = f"{asked} ({repository})" if asked != repository else repository
     raise UserError(
-        f"no weights {named}: not in the cache {huggingface_hub.constants.HF_HUB_CACHE}, no directory of that name here, "
-        f"and the Hugging Face hub gave: {reason}. Where there is a network, run `hf download {repository}{at}` and copy "
-        "the cache; or name a local directory or file: --config.model.weights=PATH (training), SOURCE (convert)"
+        f"no weights {named}: not in the cache {huggingface_hub.constants.HF_HUB_CACHE}, no directory of that name, "
+        f"and the Hugging Face hub gave: {reason}. Where there is a network, run `hf download {repository}{at}` and "
+        "copy the cache; or name a local directory or file: --config.model.weights=PATH (training), SOURCE (convert)"
     )
 
 

@@ -44,4 +44,5 @@ def test_round_trip_is_bit_identical(golden):
     back = convert.to_openai_state_dict(convert.from_state_dict(state(golden)))
     assert back.keys() == theirs.keys()
     for key, value in theirs.items():
+        assert back[key].shape == value.shape, key
         np.testing.assert_array_equal(back[key], value, err_msg=key)
