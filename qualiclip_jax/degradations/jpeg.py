@@ -6,7 +6,7 @@ every backend. Source: ITU-T T.81 and T.871; the libjpeg function that each step
 """
 
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
 # ITU-T T.81, tables K.1 (luminance) and K.2 (chrominance), in raster order.
 _QUANTISATION_TABLES = (
@@ -62,13 +62,12 @@ def jpeg(images: Array, quality: Array | float) -> Array:
     pixels = jnp.round(jnp.clip(images.astype(jnp.float32), 0, 1) * 255).astype(jnp.int32).reshape(-1, height, width, 3)
     tables = quantisation_tables(jnp.broadcast_to(jnp.asarray(quality), leading).reshape(-1))
 
-    luminance, blue, red = _rgb_to_ycbcr(pixels)
-    luminance = _code(_pad(luminance, -height % 8, -width % 8), tables[:, 0])[:, :height, :width]
-    chroma = jnp.stack([blue, red], axis=1).reshape(-1, height, width)  # [2 N, H, W]
-    chroma = _code(_downsample(chroma), jnp.repeat(tables[:, 1], 2, axis=0))
+    planes = _rgb_to_ycbcr(pixels)  # [N, 3, H, W]
+    luminance = _code(_pad(planes[:, 0], -height % 8, -width % 8), tables[:, 0])[:, :height, :width]
+    chroma = _downsample(planes[:, 1:].reshape(-1, height, width))  # [2 N, H / 2, W / 2] and more, to whole blocks
+    chroma = _code(chroma, jnp.repeat(tables[:, 1], 2, axis=0))
     chroma = _upsample(chroma[:, : (height + 1) // 2, : (width + 1) // 2])[:, :height, :width]
     chroma = chroma.reshape(-1, 2, height, width)
-
     pixels = _ycbcr_to_rgb(luminance, chroma[:, 0], chroma[:, 1])
     return (pixels.astype(jnp.float32) / 255).reshape(images.shape)
 
@@ -83,18 +82,16 @@ def quantisation_tables(quality: Array) -> Array:
       int32 [N, 2, 8, 8] in 1..255, raster order.
     """
     quality = jnp.clip(jnp.round(quality.astype(jnp.float32)).astype(jnp.int32), 1, 100)
-    scale = jnp.where(quality < 50, 5000 // quality, 200 - 2 * quality)[:, None, None, None]  # percent
-    return jnp.clip((jnp.array(_QUANTISATION_TABLES, jnp.int32) * scale + 50) // 100, 1, 255)
+    scale = jnp.where(quality < 50, lax.div(5000, quality), 200 - 2 * quality)[:, None, None, None]  # percent
+    return jnp.clip(lax.div(jnp.array(_QUANTISATION_TABLES, jnp.int32) * scale + 50, 100), 1, 255)
 
 
-def _rgb_to_ycbcr(pixels: Array) -> tuple[Array, Array, Array]:
-    """int32 [..., 3] in 0..255 -> three int32 [...]. 16-bit fixed point, mirrors `rgb_ycc_convert`."""
-    red, green, blue = pixels[..., 0], pixels[..., 1], pixels[..., 2]
-    half, centre = 1 << 15, 128 << 16
-    luminance = (19595 * red + 38470 * green + 7471 * blue + half) >> 16
-    chroma_blue = (-11059 * red - 21709 * green + 32768 * blue + centre + half - 1) >> 16
-    chroma_red = (32768 * red - 27439 * green - 5329 * blue + centre + half - 1) >> 16
-    return luminance, chroma_blue, chroma_red
+def _rgb_to_ycbcr(pixels: Array) -> Array:
+    """int32 [N, H, W, 3] -> [N, 3, H, W], both in 0..255. 16-bit fixed point, mirrors `rgb_ycc_convert`."""
+    matrix = jnp.array(((19595, 38470, 7471), (-11059, -21709, 32768), (32768, -27439, -5329)), jnp.int32)
+    offset = jnp.array((1 << 15, (128 << 16) + (1 << 15) - 1, (128 << 16) + (1 << 15) - 1), jnp.int32)
+    products = pixels[:, None] * matrix[:, None, None, :]
+    return (products.sum(-1) + offset[:, None, None]) >> 16
 
 
 def _ycbcr_to_rgb(luminance: Array, chroma_blue: Array, chroma_red: Array) -> Array:
@@ -146,9 +143,10 @@ def _code(planes: Array, tables: Array) -> Array:
     blocks = planes.reshape(count, height // 8, 8, width // 8, 8) - 128
     blocks = _transform_rows(_transform_columns(blocks, _DCT, 11), _DCT, 15)  # 8 times the coefficients of T.81
     steps = tables[:, None, :, None, :]
-    # |coefficient| / step + 1/2, plus half of the smallest difference, so that no rounding of the quotient reaches a tie.
-    levels = ((jnp.abs(blocks) + 4 * steps).astype(jnp.float32) + 0.5) / (8 * steps).astype(jnp.float32)
-    blocks = jnp.sign(blocks) * jnp.floor(levels).astype(jnp.int32) * steps
+    # |coefficient| / step + 1/2, and half of the least difference of such quotients more: no rounding error meets a tie.
+    inverse_steps = 0.125 / steps.astype(jnp.float32)
+    levels = jnp.floor(((jnp.abs(blocks) + 4 * steps).astype(jnp.float32) + 0.5) * inverse_steps)
+    blocks = jnp.sign(blocks) * levels.astype(jnp.int32) * steps
     inverse = tuple(zip(*_DCT, strict=True))
     blocks = _transform_columns(_transform_rows(blocks, inverse, 11), inverse, 18)
     return jnp.clip(blocks + 128, 0, 255).reshape(planes.shape)
