@@ -95,6 +95,11 @@ def decode_image(data: bytes, name: str | os.PathLike = "image", max_pixels: int
     return _decode(io.BytesIO(data), name, max_pixels)
 
 
+def decode_size(data: bytes, name: str | os.PathLike = "image", max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """Like `read_size`, from the bytes of a file."""
+    return _guarded(_size, io.BytesIO(data), name, max_pixels)
+
+
 def list_images(where: str | os.PathLike) -> list[Path]:
     """Lists the images of a folder and the folders in it, or those that a glob pattern matches.
 
