@@ -7,6 +7,8 @@ from pathlib import Path
 
 from qualiclip_jax import cli
 
+_SHOWN = 5  # of a list of files, how many are named
+
 
 def main(argv: Sequence[str]) -> int | None:
     """Runs `list` or `prepare`; 0 done, 2 if a set was prepared without some of its images."""
@@ -53,11 +55,15 @@ def _prepare(arguments: argparse.Namespace) -> int:
     if done.was_there:
         print(f"{source.name} is prepared already, {count}: {done.folder} (remove this folder to prepare it again)")
         return cli.DONE
-    for line in done.lacking[:10]:
+    for line in done.lacking[:_SHOWN]:
         print(f"left out: {line}", file=sys.stderr)
-    if len(done.lacking) > 10:
-        print(f"left out: {len(done.lacking) - 10} more", file=sys.stderr)
+    if len(done.lacking) > _SHOWN:
+        print(f"left out: {len(done.lacking) - _SHOWN} more", file=sys.stderr)
     print(f"{source.name} is prepared, {count}: {done.folder}")
+    if done.label_files:
+        print(f"labels from {', '.join(done.label_files[:_SHOWN])}{', ...' if len(done.label_files) > _SHOWN else ''}")
+    if source.note:
+        print(source.note)
     return cli.IN_PART if done.missing else cli.DONE
 
 

@@ -24,6 +24,7 @@ class Prepared:
       images: how many images it holds.
       missing: how many of the published ones it lacks.
       lacking: the missing ones, a line each; empty where the set was there before.
+      label_files: where the ratings come from.
       was_there: nothing had to be done.
     """
 
@@ -31,6 +32,7 @@ class Prepared:
     images: int
     missing: int
     lacking: tuple[str, ...] = ()
+    label_files: tuple[str, ...] = ()
     was_there: bool = False
 
 
@@ -50,8 +52,7 @@ def status(source: Source, data_dir: str | os.PathLike | None = None) -> Prepare
     folder = store.set_dir(source.name, data_dir)
     if not folder.is_dir():
         return None
-    stored = store.read_labels(folder)
-    return Prepared(folder, len(stored["labels"]["id"]), stored["missing"], was_there=True)
+    return dataclasses.replace(_read(folder), was_there=True)
 
 
 def prepare(
@@ -85,20 +86,33 @@ def prepare(
     with _only_one(folder.parent):
         _remove_leftovers(folder.parent)
         missing = _build(source, Path(manual_dir), store.data_dir(data_dir), allow_missing)
+    return dataclasses.replace(_read(folder), lacking=tuple(missing))
+
+
+def _read(folder: Path) -> Prepared:
     stored = store.read_labels(folder)
-    return Prepared(folder, len(stored["labels"]["id"]), stored["missing"], tuple(missing))
+    files = tuple(stored["source"]["label_files"])
+    return Prepared(folder, len(stored["labels"]["id"]), stored["missing"], label_files=files)
 
 
 def _build(source: Source, manual_dir: Path, data_dir: Path, allow_missing: bool) -> list[str]:
     import tensorflow_datasets as tfds
 
+    from qualiclip_jax.data.builders.archive import Archive
     from qualiclip_jax.data.builders.builder import builder_class
 
     tfds.disable_progress_bar()  # there is one of our own
-    builder = builder_class(source, allow_missing)(data_dir=data_dir, file_format="array_record")
-    config = tfds.download.DownloadConfig(manual_dir=manual_dir, try_download_gcs=False)
-    with tempfile.TemporaryDirectory() as downloads, contextlib.redirect_stdout(io.StringIO()):
-        builder.download_and_prepare(download_dir=downloads, download_config=config)
+    config = tfds.download.DownloadConfig(try_download_gcs=False)
+    with (
+        Archive(manual_dir) as archive,
+        tempfile.TemporaryDirectory() as downloads,
+        contextlib.redirect_stdout(io.StringIO()),
+    ):
+        builder = builder_class(source, archive, allow_missing)(data_dir=data_dir, file_format="array_record")
+        try:
+            builder.download_and_prepare(download_dir=downloads, download_config=config)
+        except OSError as error:  # the disk is full, say
+            raise UserError(f"{data_dir}: cannot write {source.name} there ({error})") from None
     return builder.missing
 
 

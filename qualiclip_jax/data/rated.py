@@ -36,6 +36,7 @@ class RatedSet:
       native_direction: "higher" or "lower": which ratings were the better ones before conversion.
       missing: how many images or ratings of the set are left out, because missing was allowed.
       title, licence, url: as published; licence and url are "" for a CSV.
+      label_files: which files the ratings were read from.
     """
 
     name: str
@@ -52,6 +53,7 @@ class RatedSet:
     title: str
     licence: str
     url: str
+    label_files: tuple[str, ...]
     _read: Callable[[int], bytes] = dataclasses.field(repr=False)
 
     def __len__(self) -> int:
@@ -121,6 +123,7 @@ def _load_prepared(name: str, data_dir: str | os.PathLike | None) -> RatedSet:
         title=facts["title"],
         licence=facts["terms"],
         url=facts["url"],
+        label_files=tuple(facts["label_files"]),
         _read=_Records(folder),
     )
 
@@ -175,6 +178,7 @@ def _load_csv(spec: str, allow_missing: bool) -> RatedSet:
         title=path.name,
         licence="",
         url="",
+        label_files=(str(path),),
         _read=lambda index: files[index].read_bytes(),
     )
 

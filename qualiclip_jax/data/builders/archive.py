@@ -1,5 +1,6 @@
 """The manual directory: what its user downloaded, extracted or still in zip and tar files, as one tree of files."""
 
+import contextlib
 import csv
 import dataclasses
 import io
@@ -7,11 +8,14 @@ import os
 import re
 import tarfile
 import threading
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from qualiclip_jax.errors import UserError
+from qualiclip_jax.images import IMAGE_EXTENSIONS
 
 _UNREADABLE = (".rar", ".7z", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".zip.001", ".z01")
 
@@ -27,23 +31,38 @@ class Archive:
     """Files by the last parts of their paths, whatever folder or archive they lie in.
 
     Upper and lower case are the same (authors mix them). An extracted file goes before one inside a zip, a shallow one
-    before a deep one.
+    before a deep one. A context manager: it holds zip and tar files open.
 
     Args:
       root: the manual directory.
 
+    Attributes:
+      label_files: paths of the tables read so far.
+
     Raises:
-      UserError: no such folder, nothing in it, or a damaged zip or tar file.
+      UserError: no such folder, or a damaged zip or tar file.
     """
 
     def __init__(self, root: str | os.PathLike):
         self.root = Path(root)
         if not self.root.is_dir():
             raise UserError(f"{root}: no such folder")
-        self._entries: dict[str, list[_Entry]] = {}
+        self.label_files: list[str] = []
+        self._entries: dict[str, list[_Entry]] = {}  # by file name, in lower case
         self._unreadable: list[str] = []
-        for path in _walk(self.root):
-            self._add(path)
+        self._open_files = contextlib.ExitStack()
+        try:
+            for path in _walk(self.root):
+                self._add(path)
+        except BaseException:
+            self._open_files.close()
+            raise
+
+    def __enter__(self) -> "Archive":
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self._open_files.close()
 
     def _add(self, path: Path) -> None:
         name = path.relative_to(self.root).as_posix()
@@ -58,7 +77,7 @@ class Archive:
 
     def _add_zip(self, path: Path, name: str) -> None:
         try:
-            file = zipfile.ZipFile(path)
+            file = self._open_files.enter_context(zipfile.ZipFile(path))
         except (OSError, zipfile.BadZipFile) as error:
             raise UserError(f"{path}: not a whole zip file ({error}); download it again") from None
         for member in file.infolist():
@@ -67,7 +86,7 @@ class Archive:
 
     def _add_tar(self, path: Path, name: str) -> None:
         try:
-            file = tarfile.open(path, "r:")  # noqa: SIM115  (stays open for reading members)
+            file = self._open_files.enter_context(tarfile.open(path, "r:"))  # noqa: SIM115
             members = file.getmembers()
         except (OSError, tarfile.TarError) as error:
             raise UserError(f"{path}: not a whole tar file ({error}); download it again") from None
@@ -93,16 +112,28 @@ class Archive:
         tail = "/" + path.lower()
         return [e for e in self._entries.get(tail.rpartition("/")[2], ()) if f"/{e.path.lower()}".endswith(tail)]
 
+    def _hint(self) -> str:
+        return f" ({self._unreadable[0]} cannot be read here: extract it first)" if self._unreadable else ""
+
     def _find(self, path: str) -> _Entry:
         matches = self._matches(path)
         if not matches:
-            packed = f" ({self._unreadable[0]} cannot be read here: extract it first)" if self._unreadable else ""
-            raise UserError(f"no {path} in {self.root}{packed}")
-        matches.sort(key=lambda e: (e.packed, e.path.count("/"), e.path))
-        first, second = matches[0], matches[1] if len(matches) > 1 else None
-        if second and (first.packed, first.path.count("/")) == (second.packed, second.path.count("/")):
-            raise UserError(f"{self.root} holds both {first.path} and {second.path}: leave only one of them there")
-        return first
+            raise UserError(f"no {path} in {self.root}{self._hint()}")
+        ranks = sorted((e.packed, e.path.count("/"), not f"/{e.path}".endswith("/" + path), e.path) for e in matches)
+        if len(ranks) > 1 and ranks[0][:3] == ranks[1][:3]:
+            raise UserError(f"{self.root} holds both {ranks[0][3]} and {ranks[1][3]}: leave only one of them there")
+        return next(e for e in matches if e.path == ranks[0][3])
+
+    def one_of(self, *paths: str) -> str:
+        """The first of `paths` that is there.
+
+        Raises:
+          UserError: none is.
+        """
+        there = [path for path in paths if path in self]
+        if not there and len(paths) > 1:
+            raise UserError(f"none of {', '.join(paths)} in {self.root}{self._hint()}")
+        return there[0] if there else self._find(paths[0]).path
 
     def locate(self, path: str) -> str:
         """Where below the manual directory the file lies that `path` names.
@@ -124,33 +155,84 @@ class Archive:
         except (OSError, EOFError, zipfile.BadZipFile, tarfile.TarError, NotImplementedError, RuntimeError) as error:
             raise UserError(f"{self.root / entry.path}: cannot be read ({error})") from None
 
-    def images(self, pattern: str) -> set[str]:
-        """All paths, relative to the manual directory, whose end matches `pattern` (from a separator on)."""
+    def names(self, pattern: str) -> list[str]:
+        """Sorted paths whose end, from a separator on, matches the regular expression `pattern`, ignoring case."""
         regex = re.compile(f"(?:^|/)(?:{pattern})$", re.IGNORECASE)
-        return {e.path for entries in self._entries.values() for e in entries if regex.search(e.path)}
+        return sorted(e.path for entries in self._entries.values() for e in entries if regex.search(e.path))
 
-    def rows(self, path: str, columns: tuple[str, ...], delimiter: str = ",") -> Iterator[tuple[str, dict[str, str]]]:
-        """Rows of a text table with a header line.
+    def images_beside(self, paths: set[str]) -> set[str]:
+        """All image files of the folders in which the files `paths` (as `locate` gives them) lie."""
+        folders = {path.rpartition("/")[0] for path in paths}
+        return {
+            e.path
+            for name, entries in self._entries.items()
+            if name.endswith(IMAGE_EXTENSIONS)
+            for e in entries
+            if e.path.rpartition("/")[0] in folders
+        }
 
-        Args:
-          path: the file.
-          columns: those that must be there.
-          delimiter: between two columns.
+    def lines(self, path: str) -> Iterator[tuple[str, str]]:
+        """Lines of a text file that are not blank, each with file and line for error messages."""
+        text = self._read_labels(path).decode("utf-8-sig", errors="replace")
+        for number, line in enumerate(text.splitlines(), 1):
+            if line.strip():
+                yield f"{self.locate(path)}, line {number}", line.strip()
+
+    def rows(self, path: str, columns: tuple[str, ...]) -> Iterator[tuple[str, dict[str, str]]]:
+        """Rows of a CSV file with a header line; `columns` must be there.
 
         Yields:
           (file and line, for error messages; the row as a dict).
         """
-        text = io.StringIO(self.read(path).decode("utf-8-sig", errors="replace"), newline="")
-        reader = csv.DictReader(text, delimiter=delimiter, skipinitialspace=True)
-        missing = [c for c in columns if c not in (reader.fieldnames or ())]
-        if missing:
-            there = ", ".join(reader.fieldnames or ["none"])
-            raise UserError(f"{self.locate(path)}: no column {', '.join(missing)} (it has {there})")
+        text = io.StringIO(self._read_labels(path).decode("utf-8-sig", errors="replace"), newline="")
+        reader = csv.DictReader(text, skipinitialspace=True)
+        self._check_columns(path, columns, reader.fieldnames or [])
         for row in reader:
             where = f"{self.locate(path)}, line {reader.line_num}"
             if any(row[c] is None for c in columns):
                 raise UserError(f"{where}: too few columns")
             yield where, row
+
+    def sheet(self, path: str, columns: tuple[str, ...], sheet: str | None = None) -> Iterator[tuple[str, dict]]:
+        """Like `rows`, for an Excel workbook: its first sheet or the one named, below the row that has `columns`."""
+        import openpyxl
+
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of styles it does not know
+                book = openpyxl.load_workbook(io.BytesIO(self._read_labels(path)), read_only=True, data_only=True)
+                table = list((book[sheet] if sheet else book.worksheets[0]).iter_rows(values_only=True))
+        except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+            raise UserError(f"{self.locate(path)}: cannot be read as an Excel workbook ({error})") from None
+        heads = [n for n, row in enumerate(table) if set(columns) <= set(row)]
+        if not heads:
+            self._check_columns(path, columns, [str(cell) for cell in table[0] if cell is not None] if table else [])
+        for number, row in enumerate(table[heads[0] + 1 :], heads[0] + 2):
+            cells = dict(zip(table[heads[0]], row))
+            if cells[columns[0]] is not None:
+                yield f"{self.locate(path)}, row {number}", cells
+
+    def mat(self, path: str, variables: tuple[str, ...]) -> list[Any]:
+        """The named variables of a MATLAB file, each flat: numbers as an array, cells as a list of strings."""
+        import scipy.io
+
+        try:
+            content = scipy.io.loadmat(io.BytesIO(self._read_labels(path)), squeeze_me=True)
+        except Exception as error:  # damaged files make scipy raise nearly every class there is
+            raise UserError(f"{self.locate(path)}: cannot be read as a MATLAB file ({error})") from None
+        self._check_columns(path, variables, [name for name in content if not name.startswith("__")])
+        return [content[name].reshape(-1) for name in variables]
+
+    def _check_columns(self, path: str, needed: tuple[str, ...], there: list[str]) -> None:
+        missing = [name for name in needed if name not in there]
+        if missing:
+            raise UserError(
+                f"{self.locate(path)}: no {', '.join(missing)} in it (it has {', '.join(there) or 'nothing'})"
+            )
+
+    def _read_labels(self, path: str) -> bytes:
+        self.label_files.append(self.locate(path))
+        return self.read(path)
 
 
 def _walk(root: Path) -> Iterator[Path]:

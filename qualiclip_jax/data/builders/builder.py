@@ -3,6 +3,8 @@
 Importing this module imports tfds (not TensorFlow).
 """
 
+import io
+import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -29,6 +31,7 @@ class ImageSetBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     Attributes:
       source: what to prepare.
+      archive: where to read it.
       allow_missing: go on without images or ratings that are missing, or images that cannot be read.
       missing: after preparing, one line for each of them.
     """
@@ -36,6 +39,7 @@ class ImageSetBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     VERSION = tfds.core.Version(VERSION)
     code_path = None  # nothing is downloaded, so there are no checksums beside the code to look for
     source: Source
+    archive: Archive
     allow_missing: bool = False
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -60,17 +64,16 @@ class ImageSetBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         )
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
-        archive = Archive(dl_manager.manual_dir)
-        records, self.missing = check(self.source, archive)
+        records, self.missing = check(self.source, self.archive)
         if self.missing and not self.allow_missing:
             raise UserError(_complaint(self.source, self.missing))
         if not records:
-            raise UserError(f"{archive.root}: none of the images of {self.source.title} is there")
-        return {self.source.tfds_split: self._generate_examples(archive, records)}
+            raise UserError(f"{self.archive.root}: none of the images of {self.source.title} is there")
+        return {self.source.tfds_split: self._generate_examples(records)}
 
-    def _generate_examples(self, archive: Archive, records: list[Record]) -> Iterator[tuple[int, dict[str, Any]]]:
+    def _generate_examples(self, records: list[Record]) -> Iterator[tuple[int, dict[str, Any]]]:
         kept, unreadable = [], []
-        for record, image in _read_images(archive, records, f"preparing {self.source.name}"):
+        for record, image in _read_images(self.archive, records, f"preparing {self.source.name}"):
             if isinstance(image, ImageError):
                 unreadable.append(f"cannot read {record.image} ({image.reason})")
                 continue
@@ -81,14 +84,14 @@ class ImageSetBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         if unreadable and not self.allow_missing:
             raise UserError(_complaint(self.source, unreadable))
         if not kept:
-            raise UserError(f"{archive.root}: none of the images of {self.source.title} can be read")
-        self.info.metadata.update(_metadata(self.source, kept, len(self.missing)))
+            raise UserError(f"{self.archive.root}: none of the images of {self.source.title} can be read")
+        self.info.metadata.update(_metadata(self.source, kept, len(self.missing), self.archive.label_files))
 
     def _example(self, record: Record, image: bytes) -> dict[str, Any]:
         if not self.source.rated:
-            return {"image": image, "id": record.image}
+            return {"image": io.BytesIO(image), "id": record.image}
         return {
-            "image": image,
+            "image": io.BytesIO(image),
             "id": record.image,
             "mos": self.source.to_mos(record.mos),
             "mos_std": np.nan if record.mos_std is None else record.mos_std,
@@ -99,13 +102,13 @@ class ImageSetBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         }
 
 
-def builder_class(source: Source, allow_missing: bool = False) -> type[ImageSetBuilder]:
-    """The tfds builder of `source`; call it with `data_dir=...` and `file_format="array_record"`."""
+def builder_class(source: Source, archive: Archive, allow_missing: bool = False) -> type[ImageSetBuilder]:
+    """The tfds builder of `source` in `archive`; call it with `data_dir=...` and `file_format="array_record"`."""
     attributes = {
         "name": source.name,
         "source": source,
+        "archive": archive,
         "allow_missing": allow_missing,
-        "MANUAL_DOWNLOAD_INSTRUCTIONS": source.how_to_get(),
     }
     return type(ImageSetBuilder)(source.name.title(), (ImageSetBuilder,), attributes, skip_registration=True)
 
@@ -119,24 +122,27 @@ def check(source: Source, archive: Archive) -> tuple[list[Record], list[str]]:
     Raises:
       UserError: a label file is missing or cannot be understood, or an image is rated twice.
     """
-    records = list(source.read(archive))
+    listed = list(source.read(archive))
+    records = [r for r in listed if r.mos is not None or not source.rated]
     what = "ratings" if source.rated else "images"
     if len(records) > source.images:
         raise UserError(f"{archive.root}: {len(records)} {what}, published are {source.images}: not the published set")
-    present, missing, used = [], [], set()
-    for record in records:
-        if record.image not in archive:
+    missing, used = [], set()
+    for record in listed:
+        if record.image in archive:
+            path = archive.locate(record.image)
+            if path in used:
+                raise UserError(f"{archive.root}: {path} is listed twice in the label file")
+            used.add(path)
+        elif record.mos is not None or not source.rated:
             missing.append(f"no image {record.image}" + (", which is rated" if source.rated else ""))
-            continue
-        path = archive.locate(record.image)
-        if path in used:
-            raise UserError(f"{archive.root}: {path} is listed twice in the label file")
-        used.add(path)
-        present.append(record)
-    extra = sorted(archive.images(source.pattern) - used) if source.rated else []
+    present = [r for r in records if r.image in archive]
+    unrated = re.compile(source.unrated or r"(?!)", re.IGNORECASE)
+    beside = archive.images_beside(used) - used if source.rated else set()
+    extra = [path for path in sorted(beside) if not unrated.fullmatch(path.rpartition("/")[2])]
     missing += [f"no rating for {path}" for path in extra]
-    unlisted = source.images - len(records) - len(extra)  # neither rated nor there
-    missing += [f"no rating and no image for the {n}th of {unlisted} more" for n in range(1, unlisted + 1)]
+    unlisted = source.images - len(records) - len(extra)
+    missing += ["one more image is published, but neither listed nor there"] * unlisted
     return present, missing
 
 
@@ -169,15 +175,17 @@ def _read_images(archive: Archive, records: list[Record], title: str) -> Iterato
                 progress.advance()
 
 
-def _metadata(source: Source, records: list[Record], missing: int) -> dict[str, Any]:
+def _metadata(source: Source, records: list[Record], missing: int, label_files: list[str]) -> dict[str, Any]:
     def column(field: str) -> list | None:
         values = [getattr(record, field) for record in records]
         return None if all(value is None for value in values) else values
 
-    labels = {"id": [record.image for record in records]}
+    labels: dict[str, list | None] = {"id": [record.image for record in records]}
+    scale = source.scale
     if source.rated:
         labels["mos"] = [source.to_mos(record.mos) for record in records]
         labels |= {field: column(field) for field in ("mos_std", "distortion", "level", "reference", "split")}
+        scale = scale or (min(labels["mos"]), max(labels["mos"]))
     facts = {"title": source.title, "url": source.url, "terms": source.terms, "images": source.images}
-    facts |= {"scale": source.scale, "higher_is_better": source.higher_is_better}
+    facts |= {"scale": scale, "higher_is_better": source.higher_is_better, "label_files": label_files}
     return {"labels": labels, "missing": missing, "source": facts}

@@ -14,7 +14,8 @@ class Record:
 
     Attributes:
       image: path of the image file inside the archive, as the authors lay it out; its last parts are enough.
-      mos: the rating in the set's own scale and direction; None in a set without ratings.
+      mos: the rating in the set's own scale and direction; None for an image without one, which a rated set then
+        leaves out (undistorted originals among the distorted images).
       mos_std: standard deviation of the opinions, where published.
       distortion: name of the distortion, where there is one.
       level: strength of the distortion, 1 the mildest; None where the set has no levels.
@@ -38,17 +39,17 @@ class Source:
     Attributes:
       name: what commands call it, e.g. "koniq10k".
       title: what its authors call it.
-      images: published number of images (of rated images, if the set is rated).
-      scale: lowest and highest rating of the set's own scale; None in a set without ratings.
-      higher_is_better: direction of the published ratings; False for DMOS, which is then converted.
+      images: published number of images; of rated images, if the set is rated.
       url: where its authors offer it.
       terms: licence or terms of use, as its authors state them.
-      archives: the file or files to download, for the instructions.
-      pattern: regular expression that the paths of its images match, from a path separator to the end, ignoring case:
-        an image file that matches and has no rating is an error.
-      read: takes the `Archive`, returns the records in the order of the label file.
-      confirmed: False where parts of the layout could not be checked against a description by the authors.
+      archives: the files to download, for the instructions.
       citation: author, title, venue, year.
+      read: takes the `Archive`, returns the records in the order of the label file.
+      scale: lowest and highest rating of the set's own scale; None where it has no ends (the ratings that occur count).
+      higher_is_better: direction of the published ratings; False for DMOS, which is then converted.
+      rated: whether there are ratings.
+      unrated: regular expression of the names of images that lie among the rated ones and have no rating.
+      note: what users should know about how the ratings are read; one or two sentences.
     """
 
     name: str
@@ -57,17 +58,13 @@ class Source:
     url: str
     terms: str
     archives: str
-    pattern: str
-    read: Callable[[Any], Iterable[Record]]
     citation: str
+    read: Callable[[Any], Iterable[Record]]
     scale: tuple[float, float] | None = None
     higher_is_better: bool = True
-    confirmed: bool = True
-
-    @property
-    def rated(self) -> bool:
-        """Whether the images have human ratings."""
-        return self.scale is not None
+    rated: bool = True
+    unrated: str = ""
+    note: str = ""
 
     @property
     def tfds_split(self) -> str:
@@ -78,8 +75,8 @@ class Source:
         """How the images are rated, for a table: scale and which end is better."""
         if not self.rated:
             return "none"
-        low, high = self.scale
-        return f"{low:g} to {high:g}" + ("" if self.higher_is_better else ", lower is better: converted")
+        ends = f"{self.scale[0]:g} to {self.scale[1]:g}" if self.scale else "open scale"
+        return ends + ("" if self.higher_is_better else " (DMOS)")
 
     def how_to_get(self) -> str:
         """One line: where to get the archive, under which terms."""
