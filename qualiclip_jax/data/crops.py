@@ -1,6 +1,6 @@
 """Two random overlapping crops of one photo, cut from a shrunk copy of which only the region needed is made.
 
-Deterministic core (`shrink_region`, `cut_pair`) and random wrapper (`draw_pair`) are apart.
+`draw_pair` is where all randomness lies; `cut_pair` and `resize_region` are deterministic.
 """
 
 import math
@@ -27,16 +27,6 @@ class Pair:
     flip: bool
 
 
-def resized_size(size: tuple[int, int], factor: float, crop_size: int) -> tuple[int, int]:
-    """The size of a photo times `factor`, but neither side below `crop_size`.
-
-    The aspect ratio is kept; a photo smaller than the crop is enlarged just enough.
-    """
-    height, width = size
-    factor = max(factor, crop_size / min(height, width))
-    return max(crop_size, round(height * factor)), max(crop_size, round(width * factor))
-
-
 def draw_pair(
     rng: np.random.Generator,
     size: tuple[int, int],
@@ -52,16 +42,18 @@ def draw_pair(
     of the two is at least `min_overlap` of the side.
 
     Args:
-      rng: the only source of randomness; always five draws are made from it.
+      rng: the only source of randomness; always six numbers are drawn from it.
       size: (height, width) of the photo.
       crop_size: side of the crops in px.
       min_overlap: in [0, 1], share of the side on each axis.
-      scale_range: (low, high) of the uniform resize factor, in (0, 1]; clamped so that the crop fits.
+      scale_range: (low, high) of the uniform resize factor, in (0, 1]. Factors too small for the crop to fit are left
+        out of the range; a photo smaller than the crop is enlarged just enough.
       flip: whether to mirror half of the pairs.
     """
     factor, *uniform, coin = rng.random(6).tolist()
-    low, high = scale_range
-    new_size = resized_size(size, low + (high - low) * factor, crop_size)
+    low, high = (max(bound, crop_size / min(size)) for bound in scale_range)
+    factor = low + (high - low) * factor
+    new_size = tuple(max(crop_size, round(side * factor)) for side in size)
     reach = math.floor(crop_size * (1 - min_overlap) + 1e-9)
     corners = []
     for side, u, v in zip(new_size, uniform[:2], uniform[2:]):
@@ -111,8 +103,10 @@ def resize_region(photo: np.ndarray, size: tuple[int, int], box: tuple[int, int,
     rows, y_start, y_end = _reach(photo.shape[0], size[0], top, bottom)
     columns, x_start, x_end = _reach(photo.shape[1], size[1], left, right)
     part = Image.fromarray(np.ascontiguousarray(photo[rows, columns]))
-    resized = part.resize((right - left, bottom - top), Image.Resampling.LANCZOS, (x_start, y_start, x_end, y_end))
-    return np.asarray(resized)
+    # Two calls, because the order of the passes matters (each is clipped to 0..255) and Pillow chooses it by the shape.
+    across, down = (right - left, part.height), (right - left, bottom - top)
+    part = part.resize(across, Image.Resampling.LANCZOS, (x_start, 0, x_end, part.height))
+    return np.asarray(part.resize(down, Image.Resampling.LANCZOS, (0, y_start, part.width, y_end)))
 
 
 def _reach(old: int, new: int, start: int, end: int) -> tuple[slice, float, float]:

@@ -62,7 +62,7 @@ def crop_pairs(
       process_index: which of the processes this is.
       process_count: how many processes share a batch.
       min_overlap: in [0, 1]: the crops overlap by at least this share of the side, on each axis.
-      scale_range: each photo is first shrunk by a factor uniform in (low, high), in (0, 1]; never below the crop.
+      scale_range: each photo is first shrunk by a factor uniform in (low, high), in (0, 1], where the crop still fits.
       flip: mirror half of the pairs, both crops together.
       small: what becomes of photos smaller than the crop: "enlarge" (Lanczos, just enough) or "skip".
       threads: that decode; None is one for each core this process may use, 16 at most.
@@ -169,6 +169,7 @@ class Library:
                 photo = self._read(index)
             if photo is not None:
                 return photo
+            self._judge()
             index = int(rng.integers(len(self._notes)))
 
     def _read(self, index: int) -> np.ndarray | None:
@@ -188,8 +189,6 @@ class Library:
                 self._cache_left -= photo.nbytes
         if problem and is_new:
             self._warn(f"skipped: {problem}")
-        if is_new:
-            self._judge()
         return photo if note in (_USED, _ENLARGED) else None
 
     def _judge(self) -> None:
@@ -264,7 +263,10 @@ def _check_fields(batch_size, crop_size, seed, process_count, min_overlap, scale
 def _require_large_enough(source: Source, crop_size: int) -> None:
     largest = 0
     for index in range(len(source)):
-        largest = max(largest, source.short_side(index) or 0)
+        try:
+            largest = max(largest, source.short_side(index) or min(source[index].shape[:2]))
+        except ImageError:
+            continue
         if largest >= crop_size:
             return
     raise UserError(

@@ -11,7 +11,7 @@ import os
 import re
 import warnings
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
@@ -20,6 +20,7 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
+from qualiclip_jax.data import store
 from qualiclip_jax.errors import UserError
 from qualiclip_jax.images import ImageError, decode_image, list_images, read_image
 
@@ -71,7 +72,7 @@ def open_source(spec: str) -> Source:
     Raises:
       UserError: no such kind, folder, data set or split; or no readable image there.
     """
-    parts = [part.strip() for part in re.split(r",(?=\s*(?:folder:|tfds:|sample))", spec)]
+    parts = [part.strip() for part in re.split(r",(?=\s*(?:folder:|tfds:|sample(?:$|[:,])))", spec)]
     sources = [_open_one(part) for part in parts]
     return sources[0] if len(sources) == 1 else JoinedSource(sources)
 
@@ -122,7 +123,7 @@ class FolderSource:
         return read_image(self._paths[index])
 
     def short_side(self, index: int) -> int | None:
-        return _short_side(self._paths[index])
+        return _short_side(lambda: self._paths[index])
 
     def describe(self) -> str:
         return f"folder:{self._where} ({len(self)} images)"
@@ -156,21 +157,20 @@ class TfdsSource:
     """The images of a data set that tfds prepared as ArrayRecord; TensorFlow is never imported.
 
     Args:
-      spec: `NAME[:SPLIT][@DATA_DIR]`. NAME as tfds writes it (`kadis700k`, `kadis700k/config`), or the directory of
-        one prepared version. SPLIT is `train` where there is one, else all splits; slices such as `train[:10%]` work.
-        DATA_DIR is the environment variable TFDS_DATA_DIR, else ~/tensorflow_datasets.
+      spec: `NAME[:SPLIT][@DATA_DIR]`. NAME as tfds writes it (`kadis700k`), or the folder of one prepared version.
+        SPLIT is `train` where there is one, else all splits; slices such as `train[:10%]` work. DATA_DIR is the
+        environment variable TFDS_DATA_DIR where it is set, else ~/tensorflow_datasets.
     """
 
     def __init__(self, spec: str):
         rest, _, data_dir = spec.partition("@")
         self._name, _, split = rest.partition(":")
-        builder = _open_builder(self._name, data_dir or os.environ.get("TFDS_DATA_DIR"))
+        builder = _open_builder(self._name, store.data_dir(data_dir))
         splits = tuple(builder.info.splits)
         self._split = split or ("train" if "train" in splits else "all")
         if re.split(r"\W", self._split)[0] not in (*splits, "all"):
             raise UserError(f"tfds:{spec}: no split {self._split!r}; it has {', '.join(splits)}")
-        self._feature = _image_feature(builder)
-        self._records = _read_encoded(builder, self._split, self._feature)
+        self._feature, self._records = _read_encoded(builder, self._split)
         if not len(self._records):
             raise UserError(f"tfds:{spec}: split {self._split!r} is empty")
 
@@ -182,10 +182,16 @@ class TfdsSource:
         return len(self._records)
 
     def __getitem__(self, index: int) -> np.ndarray:
-        return decode_image(self._records[index][self._feature], self.names[index])
+        return decode_image(self._encoded(index), self.names[index])
 
     def short_side(self, index: int) -> int | None:
-        return _short_side(io.BytesIO(self._records[index][self._feature]))
+        return _short_side(lambda: io.BytesIO(self._encoded(index)))
+
+    def _encoded(self, index: int) -> bytes:
+        try:
+            return self._records[index][self._feature]
+        except RuntimeError as error:  # how array_record says that a part of the file is damaged
+            raise ImageError(self.names[index], f"damaged record ({str(error).splitlines()[0]})") from None
 
     def describe(self) -> str:
         return f"tfds:{self._name}:{self._split} ({len(self)} images)"
@@ -204,46 +210,36 @@ class _NumberedNames(Sequence):
         return f"{self._prefix}#{range(self._count)[index]}"
 
 
-def _open_builder(name: str, data_dir: str | None):
+def _open_builder(name: str, data_dir: Path):
+    """The tfds builder that reads what was prepared, from its files alone."""
     import tensorflow_datasets as tfds
 
     try:
         if Path(name, "dataset_info.json").is_file():
             return tfds.builder_from_directory(name)
         return tfds.core.read_only_builder.builder_from_files(name, data_dir=data_dir)
-    except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        where = data_dir or "~/tensorflow_datasets"
+    except (tfds.core.registered.DatasetNotFoundError, OSError, ValueError) as error:
         raise UserError(
-            f"tfds:{name}: no prepared data set of that name in {where} ({reason}); prepare it with "
-            f"`python -m qualiclip_jax.data prepare`, or say where it is with tfds:{name}@DATA_DIR or TFDS_DATA_DIR"
+            f"tfds:{name}: no prepared data set of that name in {data_dir}; python -m qualiclip_jax.data prepare makes "
+            f"one; tfds:{name}@DATA_DIR or the environment variable TFDS_DATA_DIR says where it is"
         ) from error
 
 
-def _image_feature(builder) -> str:
+def _read_encoded(builder, split: str) -> tuple[str, Sequence[dict]]:
+    """The name of the image feature, and random access to records in which it is the bytes of the image file."""
     import tensorflow_datasets as tfds
 
     images = [name for name, feature in builder.info.features.items() if isinstance(feature, tfds.features.Image)]
     if "image" not in images and len(images) != 1:
-        raise UserError(
-            f"tfds:{builder.info.name}: no feature `image`; its image features: {', '.join(images) or 'none'}"
-        )
-    return "image" if "image" in images else images[0]
-
-
-def _read_encoded(builder, split: str, feature: str):
-    """Random access to {feature: the bytes of the image file}."""
-    import tensorflow_datasets as tfds
-
+        raise UserError(f"tfds:{builder.name}: no feature `image` (image features: {', '.join(images) or 'none'})")
+    encoded = {name: tfds.decode.SkipDecoding() for name in images}
     try:
-        return builder.as_data_source(
-            split=split,
-            decoders=tfds.decode.PartialDecoding({feature: True}, decoders={feature: tfds.decode.SkipDecoding()}),
-        )
+        records = builder.as_data_source(split=split, decoders=encoded)
     except NotImplementedError as error:
-        raise UserError(
-            f"tfds:{builder.info.name}: not stored as ArrayRecord; prepare it with file_format=array_record"
-        ) from error
+        raise UserError(f"tfds:{builder.name}: not stored as ArrayRecord; prepare it so") from error
+    except ValueError as error:
+        raise UserError(f"tfds:{builder.name}: {str(error).splitlines()[0]}") from error
+    return "image" if "image" in images else images[0], records
 
 
 class JoinedSource:
@@ -277,11 +273,11 @@ class JoinedSource:
         return " + ".join(source.describe() for source in self._sources)
 
 
-def _short_side(file: Path | io.BytesIO) -> int | None:
+def _short_side(file: Callable[[], Path | io.BytesIO]) -> int | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(file) as image:
+            with Image.open(file()) as image:
                 return min(image.size)
     except Exception:  # damaged files make Pillow raise nearly every class there is
         return None
