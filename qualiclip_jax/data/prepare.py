@@ -2,15 +2,14 @@
 
 import contextlib
 import dataclasses
-import io
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from qualiclip_jax.data import store
 from qualiclip_jax.data.builders import SOURCES
+from qualiclip_jax.data.builders.archive import Archive
 from qualiclip_jax.data.builders.source import Source
 from qualiclip_jax.errors import UserError
 
@@ -83,9 +82,8 @@ def prepare(
     if not Path(manual_dir).is_dir():
         raise UserError(f"{manual_dir}: no such folder. {source.how_to_get()}")
     folder = store.set_dir(source.name, data_dir)
-    with _only_one(folder.parent):
-        _remove_leftovers(folder.parent)
-        missing = _build(source, Path(manual_dir), store.data_dir(data_dir), allow_missing)
+    with _only_one(folder.parent), Archive(manual_dir) as archive:
+        missing = _build(source, archive, folder, allow_missing)
     return dataclasses.replace(_read(folder), lacking=tuple(missing))
 
 
@@ -95,25 +93,22 @@ def _read(folder: Path) -> Prepared:
     return Prepared(folder, len(stored["labels"]["id"]), stored["missing"], label_files=files)
 
 
-def _build(source: Source, manual_dir: Path, data_dir: Path, allow_missing: bool) -> list[str]:
-    import tensorflow_datasets as tfds
+def _build(source: Source, archive: Archive, folder: Path, allow_missing: bool) -> list[str]:
+    """Writes to a temporary folder beside `folder` and renames that, or leaves nothing."""
+    from qualiclip_jax.data.builders.builder import build
 
-    from qualiclip_jax.data.builders.archive import Archive
-    from qualiclip_jax.data.builders.builder import builder_class
-
-    tfds.disable_progress_bar()  # there is one of our own
-    config = tfds.download.DownloadConfig(try_download_gcs=False)
-    with (
-        Archive(manual_dir) as archive,
-        tempfile.TemporaryDirectory() as downloads,
-        contextlib.redirect_stdout(io.StringIO()),
-    ):
-        builder = builder_class(source, archive, allow_missing)(data_dir=data_dir, file_format="array_record")
-        try:
-            builder.download_and_prepare(download_dir=downloads, download_config=config)
-        except OSError as error:  # the disk is full, say
-            raise UserError(f"{data_dir}: cannot write {source.name} there ({error})") from None
-    return builder.missing
+    for leftover in folder.parent.glob("incomplete.*"):  # of preparations that were killed
+        shutil.rmtree(leftover, ignore_errors=True)
+    temporary = folder.parent / f"incomplete.{os.getpid()}"
+    try:
+        temporary.mkdir()
+        missing = build(source, archive, temporary, allow_missing)
+        os.replace(temporary, folder)
+    except OSError as error:  # the disk is full, say
+        raise UserError(f"{folder.parent}: cannot be written ({error})") from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return missing
 
 
 @contextlib.contextmanager
@@ -132,9 +127,3 @@ def _only_one(folder: Path) -> Iterator[None]:
         except BlockingIOError:
             raise UserError(f"{folder.name} is being prepared by another process, in {folder}") from None
         yield
-
-
-def _remove_leftovers(folder: Path) -> None:
-    """Removes the temporary folders of preparations that were killed."""
-    for leftover in folder.glob("incomplete.*"):
-        shutil.rmtree(leftover, ignore_errors=True)

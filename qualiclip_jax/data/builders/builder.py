@@ -1,16 +1,15 @@
-"""The one tfds builder of all sets: records and image files to ArrayRecord, without TensorFlow.
+"""The one tfds builder of all sets: checks labels against images and writes both as ArrayRecord, without TensorFlow.
 
-Importing this module imports tfds (not TensorFlow).
+The result is an ordinary tfds data set: `tfds.builder("koniq10k").as_data_source("rated")` reads it. It is written with
+`tfds.core.SequentialWriter`, because `download_and_prepare` sorts more than a gigabyte with TensorFlow's file system.
 """
 
 import io
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
-
-import numpy as np
-import tensorflow_datasets as tfds
 
 from qualiclip_jax.data.builders.archive import Archive
 from qualiclip_jax.data.builders.source import Record, Source
@@ -19,98 +18,94 @@ from qualiclip_jax.errors import UserError
 from qualiclip_jax.images import ImageError, decode_image
 from qualiclip_jax.progress import Progress
 
-_READ_AHEAD = 64  # images read and decoded at a time
+_READ_AHEAD = 64  # images read, decoded and written at a time
+_IMAGES_A_SHARD = 2000
 _SHOWN = 3  # of the files that are wrong, how many an error names
 
 
-class ImageSetBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """Writes one `Source`. Subclasses made by `builder_class` carry the source.
+def build(source: Source, archive: Archive, folder: Path, allow_missing: bool = False) -> list[str]:
+    """Writes one image set.
 
     The records keep the order of the label file. Beside them, `metadata.json` holds all labels as columns, so that
     reading them touches no image.
 
-    Attributes:
+    Args:
       source: what to prepare.
       archive: where to read it.
-      allow_missing: go on without images or ratings that are missing, or images that cannot be read.
-      missing: after preparing, one line for each of them.
+      folder: where to write; an empty folder.
+      allow_missing: go on without images or ratings that are missing, and without images that cannot be read.
+
+    Returns:
+      A line for everything that is left out.
+
+    Raises:
+      UserError: something is missing or unreadable and not allowed to be; or there is nothing at all.
+      OSError: `folder` cannot be written to.
     """
+    import tensorflow_datasets as tfds
 
-    VERSION = tfds.core.Version(VERSION)
-    code_path = None  # nothing is downloaded, so there are no checksums beside the code to look for
-    source: Source
-    archive: Archive
-    allow_missing: bool = False
+    records, missing = check(source, archive)
+    if missing and not allow_missing:
+        raise UserError(_complaint(source, missing))
+    info = _dataset_info(source, folder)
+    writer = tfds.core.SequentialWriter(info, _IMAGES_A_SHARD, file_format="array_record")
+    writer.initialize_splits([source.tfds_split])
+    kept, unreadable = [], []
+    for images in _read_images(archive, records, f"preparing {source.name}"):
+        unreadable += [f"cannot read {r.image} ({i.reason})" for r, i in images if isinstance(i, ImageError)]
+        images = [(record, image) for record, image in images if not isinstance(image, ImageError)]
+        writer.add_examples({source.tfds_split: [_example(source, record, image) for record, image in images]})
+        kept += [record for record, _ in images]
+    if unreadable and not allow_missing:
+        raise UserError(_complaint(source, unreadable))
+    if not kept:
+        raise UserError(f"{archive.root}: none of the images of {source.title} is there and can be read")
+    missing += unreadable
+    info.metadata.update(_metadata(source, kept, len(missing), archive.label_files))
+    writer.close_all()
+    return missing
 
-    def _info(self) -> tfds.core.DatasetInfo:
-        features = {"image": tfds.features.Image(), "id": tfds.features.Text()}
-        if self.source.rated:
-            features |= {
-                "mos": np.float64,  # higher is better
-                "mos_std": np.float64,  # NaN: not published
-                "distortion": tfds.features.Text(),
-                "level": np.int32,  # 0: none
-                "reference": tfds.features.Text(),
-                "split": tfds.features.Text(),
-            }
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description=f"{self.source.title}. Terms: {self.source.terms}.",
-            features=tfds.features.FeaturesDict(features),
-            homepage=self.source.url,
-            citation=self.source.citation,
-            disable_shuffling=True,
-            metadata=tfds.core.MetadataDict(),
-        )
 
-    def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
-        records, self.missing = check(self.source, self.archive)
-        if self.missing and not self.allow_missing:
-            raise UserError(_complaint(self.source, self.missing))
-        if not records:
-            raise UserError(f"{self.archive.root}: none of the images of {self.source.title} is there")
-        return {self.source.tfds_split: self._generate_examples(records)}
+def _dataset_info(source: Source, folder: Path) -> Any:
+    """The tfds description of a set, to be written to `folder`."""
+    import numpy as np
+    import tensorflow_datasets as tfds
 
-    def _generate_examples(self, records: list[Record]) -> Iterator[tuple[int, dict[str, Any]]]:
-        kept, unreadable = [], []
-        for record, image in _read_images(self.archive, records, f"preparing {self.source.name}"):
-            if isinstance(image, ImageError):
-                unreadable.append(f"cannot read {record.image} ({image.reason})")
-                continue
-            # The keys are spread over the 128 bits that tfds sorts by: it then sorts in small parts, on disk.
-            yield len(kept) * 2**128 // len(records), self._example(record, image)
-            kept.append(record)
-        self.missing += unreadable
-        if unreadable and not self.allow_missing:
-            raise UserError(_complaint(self.source, unreadable))
-        if not kept:
-            raise UserError(f"{self.archive.root}: none of the images of {self.source.title} can be read")
-        self.info.metadata.update(_metadata(self.source, kept, len(self.missing), self.archive.label_files))
+    features = {"image": tfds.features.Image(), "id": tfds.features.Text()}
+    if source.rated:
+        features |= {
+            "mos": np.float64,  # higher is better
+            "mos_std": np.float64,  # NaN: not published
+            "distortion": tfds.features.Text(),
+            "level": np.int32,  # 0: none
+            "reference": tfds.features.Text(),
+            "split": tfds.features.Text(),
+        }
+    return tfds.core.DatasetInfo(
+        builder=tfds.core.DatasetIdentity(
+            name=source.name, version=tfds.core.Version(VERSION), data_dir=str(folder), module_name=__name__
+        ),
+        description=f"{source.title}. Terms: {source.terms}. {source.note}".strip(),
+        features=tfds.features.FeaturesDict(features),
+        homepage=source.url,
+        citation=source.citation,
+        disable_shuffling=True,
+        metadata=tfds.core.MetadataDict(),
+    )
 
-    def _example(self, record: Record, image: bytes) -> dict[str, Any]:
-        if not self.source.rated:
-            return {"image": io.BytesIO(image), "id": record.image}
-        return {
-            "image": io.BytesIO(image),
-            "id": record.image,
-            "mos": self.source.to_mos(record.mos),
-            "mos_std": np.nan if record.mos_std is None else record.mos_std,
+
+def _example(source: Source, record: Record, image: bytes) -> dict[str, Any]:
+    example = {"image": io.BytesIO(image), "id": record.image}  # an array would have to be encoded, by TensorFlow
+    if source.rated:
+        example |= {
+            "mos": source.to_mos(record.mos),
+            "mos_std": float("nan") if record.mos_std is None else record.mos_std,
             "distortion": record.distortion or "",
             "level": record.level or 0,
             "reference": record.reference or "",
             "split": record.split or "",
         }
-
-
-def builder_class(source: Source, archive: Archive, allow_missing: bool = False) -> type[ImageSetBuilder]:
-    """The tfds builder of `source` in `archive`; call it with `data_dir=...` and `file_format="array_record"`."""
-    attributes = {
-        "name": source.name,
-        "source": source,
-        "archive": archive,
-        "allow_missing": allow_missing,
-    }
-    return type(ImageSetBuilder)(source.name.title(), (ImageSetBuilder,), attributes, skip_registration=True)
+    return example
 
 
 def check(source: Source, archive: Archive) -> tuple[list[Record], list[str]]:
@@ -154,8 +149,10 @@ def _complaint(source: Source, missing: list[str]) -> str:
     )
 
 
-def _read_images(archive: Archive, records: list[Record], title: str) -> Iterator[tuple[Record, bytes | ImageError]]:
-    """Reads and test-decodes the images in threads, in order, a few at a time."""
+def _read_images(
+    archive: Archive, records: list[Record], title: str
+) -> Iterator[list[tuple[Record, bytes | ImageError]]]:
+    """Reads and test-decodes the images in threads, in order, some at a time."""
 
     def read(record: Record) -> bytes | ImageError:
         try:
@@ -170,9 +167,8 @@ def _read_images(archive: Archive, records: list[Record], title: str) -> Iterato
     with ThreadPoolExecutor() as pool, Progress(len(records), title, "image") as progress:
         for start in range(0, len(records), _READ_AHEAD):
             some = records[start : start + _READ_AHEAD]
-            for record, image in zip(some, pool.map(read, some)):
-                yield record, image
-                progress.advance()
+            yield list(zip(some, pool.map(read, some)))
+            progress.advance(len(some))
 
 
 def _metadata(source: Source, records: list[Record], missing: int, label_files: list[str]) -> dict[str, Any]:

@@ -1,0 +1,261 @@
+"""The preparation itself: done twice, killed half-way, in order whatever the size, without TensorFlow."""
+
+import csv
+import dataclasses
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from miniatures import agiqa3k, picture, text
+
+from qualiclip_jax.data import rated, store
+from qualiclip_jax.data.__main__ import main
+from qualiclip_jax.data.builders import SOURCES
+from qualiclip_jax.data.prepare import prepare
+from qualiclip_jax.errors import UserError
+
+
+@pytest.fixture
+def three(tmp_path, monkeypatch):
+    """AGIQA-3K in miniature, known to the commands as if three images were all there are."""
+    records = agiqa3k(tmp_path / "manual")
+    monkeypatch.setitem(SOURCES, "agiqa3k", dataclasses.replace(SOURCES["agiqa3k"], images=3))
+    return records
+
+
+def contents(folder):
+    """Path, size and time of change of all files below a folder."""
+    return sorted((p, p.stat().st_size, p.stat().st_mtime_ns) for p in Path(folder).rglob("*") if p.is_file())
+
+
+def run(*arguments):
+    return main([str(a) for a in arguments])
+
+
+def test_prepare_list_and_prepare_again(three, tmp_path, capsys):
+    where = ("--data-dir", tmp_path / "data")
+    assert not run("list", *where)
+    table = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
+    assert set(table) == {"name", *SOURCES}
+    assert "10,073" in table["koniq10k"]
+    assert "DMOS" in table["csiq"]
+    assert " no " in table["agiqa3k"]
+    assert table["agiqa3k"].endswith("MIT")
+
+    assert run("prepare", "agiqa3k", "--manual-dir", tmp_path / "manual", *where) == 0
+    assert "agiqa3k is prepared, 3 images" in capsys.readouterr().out
+    before = contents(tmp_path / "data")
+    shutil.rmtree(tmp_path / "manual")
+    assert run("prepare", "agiqa3k", *where) == 0
+    assert "prepared already, 3 images" in capsys.readouterr().out
+    assert contents(tmp_path / "data") == before
+    run("list", *where)
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("agiqa3k")]
+    assert " yes " in line
+
+
+def test_incomplete_set_is_done_in_part_and_says_so(three, tmp_path, capsys):
+    (tmp_path / "manual/file" / three[0].image).unlink()
+    arguments = ("prepare", "agiqa3k", "--manual-dir", tmp_path / "manual", "--data-dir", tmp_path / "data")
+    with pytest.raises(UserError, match="--allow-missing"):
+        run(*arguments)
+    assert run(*arguments, "--allow-missing") == 2
+    out, err = capsys.readouterr()
+    assert "2 of 3 images" in out
+    assert f"left out: no image {three[0].image}" in err
+    run("list", "--data-dir", tmp_path / "data")
+    assert "2 of 3" in capsys.readouterr().out
+    assert run(*arguments) == 0
+    assert "prepared already, 2 of 3 images" in capsys.readouterr().out
+
+
+def test_default_folder_is_that_of_tfds(three, tmp_path, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "there"))
+    run("prepare", "agiqa3k", "--manual-dir", tmp_path / "manual")
+    assert (tmp_path / "there/agiqa3k/1.0.0/dataset_info.json").is_file()
+    assert len(rated.load("agiqa3k")) == 3
+    monkeypatch.delenv("TFDS_DATA_DIR")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert store.data_dir() == tmp_path / "home/tensorflow_datasets"
+
+
+def test_errors_are_one_line_that_says_what_to_do(three, tmp_path):
+    data = ("--data-dir", tmp_path / "data")
+    for arguments, message in [
+        (
+            ("prepare", "agiqa3k"),
+            r"download .* from https://github.com/lcysyzxdxc/AGIQA-3k-Database \(MIT\).*--manual-dir",
+        ),
+        (("prepare", "agiqa3k", "--manual-dir", tmp_path / "no"), "no: no such folder. AGIQA-3K: download"),
+        (("prepare", "agiqa4k", "--manual-dir", tmp_path), "no image set 'agiqa4k'; known are kadis700k, koniq10k"),
+    ]:
+        with pytest.raises(UserError, match=message) as error:
+            run(*arguments, *data)
+        assert "\n" not in str(error.value)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="no data.csv in .*empty"):
+        run("prepare", "agiqa3k", "--manual-dir", tmp_path / "empty", *data)
+    with pytest.raises(
+        UserError, match="agiqa3k is not prepared in .*data: python -m qualiclip_jax.data prepare agiqa3k"
+    ):
+        rated.load("agiqa3k", tmp_path / "data")
+    with pytest.raises(UserError, match="no rated image set 'agiqa4k'"):
+        rated.load("agiqa4k", tmp_path / "data")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="file.*cannot be written"):
+        run("prepare", "agiqa3k", "--manual-dir", tmp_path / "manual", "--data-dir", tmp_path / "file")
+
+
+def test_full_disk_is_one_line_and_leaves_nothing(three, tmp_path, monkeypatch):
+    from qualiclip_jax.data.builders import builder
+
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+        yield
+
+    monkeypatch.setattr(builder, "_read_images", full)
+    with pytest.raises(UserError, match="agiqa3k: cannot be written .*No space left"):
+        prepare(SOURCES["agiqa3k"], tmp_path / "manual", tmp_path / "data")
+    assert [p.name for p in (tmp_path / "data/agiqa3k").iterdir()] == [".lock"]
+
+
+def test_damaged_prepared_set_says_to_prepare_again(three, tmp_path):
+    prepare(SOURCES["agiqa3k"], tmp_path / "manual", tmp_path / "data")
+    labels = tmp_path / "data/agiqa3k/1.0.0" / store.LABELS_FILE
+    labels.write_text(labels.read_text()[:50])
+    with pytest.raises(UserError, match="remove .*1.0.0 and prepare the set again"):
+        rated.load("agiqa3k", tmp_path / "data")
+
+
+def test_order_is_kept_over_several_shards(tmp_path, monkeypatch):
+    from qualiclip_jax.data.builders import builder
+
+    monkeypatch.setattr(builder, "_IMAGES_A_SHARD", 25)
+    monkeypatch.setattr(builder, "_READ_AHEAD", 7)
+    names = [f"{n * 7919 % 60}.png" for n in range(60)]
+    for name in names:
+        picture(tmp_path / "manual" / name)
+    text(tmp_path / "manual/data.csv", "name,mos_quality,std_quality", *(f"{n},{i},1" for i, n in enumerate(names)))
+    prepare(dataclasses.replace(SOURCES["agiqa3k"], images=60), tmp_path / "manual", tmp_path / "data")
+    assert len(list((tmp_path / "data/agiqa3k/1.0.0").glob("*.array_record*"))) == 3
+    loaded = rated.load("agiqa3k", tmp_path / "data")
+    assert loaded.ids == names
+    for index in (0, 1, 30, 59):
+        assert loaded.image_bytes(index) == (tmp_path / "manual" / names[index]).read_bytes()
+    records = loaded._read._source
+    assert [(r["id"].decode(), r["mos"]) for r in records] == list(zip(names, range(60)))
+
+
+SLOW = """
+import dataclasses, sys, time
+import qualiclip_jax.data.builders.builder as builder
+from qualiclip_jax import cli
+from qualiclip_jax.data.__main__ import main
+from qualiclip_jax.data.builders import SOURCES
+SOURCES["agiqa3k"] = dataclasses.replace(SOURCES["agiqa3k"], images=3)
+decode = builder.decode_image
+def slow(*arguments):
+    time.sleep(2)
+    return decode(*arguments)
+builder.decode_image = slow
+sys.exit(cli.run(main, ["prepare", "agiqa3k", "--manual-dir", sys.argv[1], "--data-dir", sys.argv[2]]))
+"""
+
+
+def start_and_wait_until_half_way(tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-u", "-c", SLOW, str(tmp_path / "manual"), str(tmp_path / "data")],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+    )
+    deadline = time.monotonic() + 60
+    while not list((tmp_path / "data").glob("agiqa3k/incomplete.*")):
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return process
+
+
+def test_killed_half_way_nothing_looks_finished_and_the_next_run_cleans_up(three, tmp_path, capsys):
+    process = start_and_wait_until_half_way(tmp_path)
+    with pytest.raises(UserError, match="agiqa3k is being prepared by another process"):
+        prepare(SOURCES["agiqa3k"], tmp_path / "manual", tmp_path / "data")
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert list((tmp_path / "data/agiqa3k").glob("incomplete.*"))
+    run("list", "--data-dir", tmp_path / "data")
+    assert " no " in next(line for line in capsys.readouterr().out.splitlines() if line.startswith("agiqa3k"))
+    with pytest.raises(UserError, match="is not prepared"):
+        rated.load("agiqa3k", tmp_path / "data")
+    prepare(SOURCES["agiqa3k"], tmp_path / "manual", tmp_path / "data")
+    assert sorted(p.name for p in (tmp_path / "data/agiqa3k").iterdir()) == [".lock", "1.0.0"]
+    assert len(rated.load("agiqa3k", tmp_path / "data")) == 3
+
+
+def test_interrupted_leaves_nothing(three, tmp_path):
+    process = start_and_wait_until_half_way(tmp_path)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 130, err
+    assert "Traceback" not in err
+    assert [p.name for p in (tmp_path / "data/agiqa3k").iterdir()] == [".lock"]
+
+
+def test_no_tensorflow_and_no_tfds_before_it_is_needed(three, tmp_path):
+    code = f"""
+import dataclasses, sys
+from qualiclip_jax.data import rated
+from qualiclip_jax.data.__main__ import main
+from qualiclip_jax.data.builders import SOURCES
+SOURCES["agiqa3k"] = dataclasses.replace(SOURCES["agiqa3k"], images=3)
+main(["list", "--data-dir", {str(tmp_path / "data")!r}])
+heavy = {{"tensorflow", "tensorflow_datasets", "jax", "openpyxl", "scipy"}} & set(sys.modules)
+assert not heavy, heavy
+main(["prepare", "agiqa3k", "--manual-dir", {str(tmp_path / "manual")!r}, "--data-dir", {str(tmp_path / "data")!r}])
+loaded = rated.load("agiqa3k", {str(tmp_path / "data")!r})
+assert loaded.image(2).shape == (7, 9, 3)
+assert "tensorflow_datasets" in sys.modules
+assert not [name for name in sys.modules if name.split(".")[0] in ("tensorflow", "jax", "torch")]
+"""
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
+
+
+def test_labels_alone_open_no_record(three, tmp_path):
+    prepare(SOURCES["agiqa3k"], tmp_path / "manual", tmp_path / "data")
+    for file in (tmp_path / "data").rglob("*.array_record*"):
+        file.unlink()
+    assert len(rated.load("agiqa3k", tmp_path / "data").mos) == 3
+
+
+def test_prepared_set_can_be_sent_to_another_process(three, tmp_path):
+    import pickle
+
+    prepare(SOURCES["agiqa3k"], tmp_path / "manual", tmp_path / "data")
+    loaded = rated.load("agiqa3k", tmp_path / "data")
+    image = loaded.image(1)
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(loaded)).image(1), image)
+
+
+@pytest.mark.skipif("QUALICLIP_AGIQA3K" not in os.environ, reason="QUALICLIP_AGIQA3K names no folder with AGIQA-3K")
+def test_the_real_agiqa3k(tmp_path):
+    folder = Path(os.environ["QUALICLIP_AGIQA3K"])
+    done = prepare(SOURCES["agiqa3k"], folder, tmp_path, allow_missing=True)
+    assert done.images + done.missing == 2982
+    loaded = rated.load("agiqa3k", tmp_path)
+    with open(folder / "data.csv", newline="") as file:
+        published = {row["name"]: row for row in csv.DictReader(file)}
+    there = {path.name: path for path in folder.rglob("*.jpg")}
+    assert loaded.ids == [name for name in published if name in there]
+    np.testing.assert_array_equal(loaded.mos, [float(published[name]["mos_quality"]) for name in loaded.ids])
+    np.testing.assert_array_equal(loaded.mos_std, [float(published[name]["std_quality"]) for name in loaded.ids])
+    for index in range(0, len(loaded), 100):
+        assert loaded.image_bytes(index) == there[loaded.ids[index]].read_bytes()
+        assert loaded.image(index).shape == (512, 512, 3)
