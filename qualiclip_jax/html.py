@@ -100,9 +100,14 @@ def figure_png(figure: Any, dpi: int = 144) -> bytes:
     return buffer.getvalue()
 
 
+def png_uri(png: bytes) -> str:
+    """The bytes of a PNG file as a data URI."""
+    return "data:image/png;base64," + base64.b64encode(png).decode()
+
+
 def figure_uri(figure: Any, dpi: int = 144) -> str:
     """A matplotlib figure as a PNG data URI."""
-    return "data:image/png;base64," + base64.b64encode(figure_png(figure, dpi)).decode()
+    return png_uri(figure_png(figure, dpi))
 
 
 def write(path: str | os.PathLike, content: str | bytes) -> None:

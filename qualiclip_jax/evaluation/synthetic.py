@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from qualiclip_jax import degradations
+from qualiclip_jax.degradations.table import GROUPS, TYPES
 from qualiclip_jax.errors import UserError
 from qualiclip_jax.evaluation import correlation
 
@@ -102,7 +103,7 @@ class SyntheticResult:
 
     def groups(self) -> dict[str, tuple[str, ...]]:
         """The groups of degradations, with those of their types that were run."""
-        kept = {group: tuple(t for t in types if t in self.types) for group, types in degradations.GROUPS.items()}
+        kept = {group: tuple(t for t in types if t in self.types) for group, types in GROUPS.items()}
         return {group: types for group, types in kept.items() if types}
 
     def summary(self) -> dict:
@@ -126,7 +127,7 @@ def run(
     score_fn: ScoreFunction,
     photos: Sequence[Photo],
     *,
-    types: Sequence[str] | None = None,
+    types: Sequence[str] = TYPES,
     seed: int = 0,
     crop: int | None = None,
     batch_size: int | None = None,
@@ -150,7 +151,7 @@ def run(
     Raises:
       UserError: no photos, a photo smaller than the crop, an unknown type.
     """
-    types = tuple(degradations.TYPES if types is None else types)
+    types = tuple(types)
     crop = check(photos, types, crop)
     done = {} if done is None else done
     batch_size = batch_size or _even_batch(2 * (1 + 5 * len(types)))
@@ -166,9 +167,9 @@ def check(photos: Sequence[Photo], types: Sequence[str], crop: int | None) -> in
     """Checks the input of `run` and returns the side of the crops."""
     if not photos:
         raise UserError("no photos for the synthetic benchmark")
-    unknown = [name for name in types if name not in degradations.TYPES]
+    unknown = [name for name in types if name not in TYPES]
     if unknown or not types:
-        raise UserError(f"no degradation {', '.join(unknown) or 'chosen'}; there are {', '.join(degradations.TYPES)}")
+        raise UserError(f"no degradation {', '.join(unknown) or 'chosen'}; there are {', '.join(TYPES)}")
     smallest = min(photos, key=lambda photo: min(photo[1].shape[:2]))
     shortest = min(smallest[1].shape[:2])
     crop = min(CROP, shortest) if crop is None else crop
@@ -191,7 +192,7 @@ def _score_photo(
     score_fn: ScoreFunction, name: str, crops: np.ndarray, types: tuple[str, ...], seed: int, batch_size: int
 ) -> np.ndarray:
     """Scores of both crops, pristine and degraded: [2, T, 6]."""
-    indices = [degradations.TYPES.index(kind) for kind in types]
+    indices = [TYPES.index(kind) for kind in types]
     padded = indices + [0] * (-len(indices) % _EXAMPLES)  # one shape, one compilation
     keys = _keys(jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode())), jnp.array(padded))
     crops = jnp.asarray(crops)
@@ -264,4 +265,9 @@ def table(result: SyntheticResult, before: SyntheticResult | None = None) -> str
 
 def _cells(value: float, before: float | None) -> str:
     values = (value,) if before is None else (before, value)
-    return "".join(f"{'undef.' if math.isnan(v) else f'{v:.3f}':>8s}" for v in values)
+    return "".join(f"{cell(v):>8s}" for v in values)
+
+
+def cell(value: float) -> str:
+    """A figure of a result as text."""
+    return "undef." if math.isnan(value) else f"{value:.3f}"

@@ -1,0 +1,243 @@
+"""Writes an evaluation to a folder: results.json, results.md, scores.csv, pictures, and report.html with everything."""
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qualiclip_jax import html
+from qualiclip_jax.evaluation import figures, results, synthetic
+from qualiclip_jax.evaluation.results import Results, SetResult, SyntheticSet
+
+SHOWN = 6  # images in each gallery
+
+_LEGEND = (
+    "SRCC, PLCC and KRCC are Spearman's, Pearson's and Kendall's correlation of score and mean opinion score, 1 is "
+    "perfect. “Fitted” is after the customary 4-parameter logistic mapping of scores to opinions; RMSE is "
+    "in the unit of the opinions. Intervals are 95 % bootstrap intervals of SRCC."
+)
+_SYNTHETIC_LEGEND = (
+    "Pristine photos are degraded in 24 ways at 5 levels. For each type: Spearman's correlation of level and score "
+    "within a crop, averaged over the crops; a perfect model has -1. The order of two versions is right if the one at "
+    "the milder level has the higher score; 1 is perfect, 0.5 is chance."
+)
+
+
+def write(found: Results, folder: Path) -> list[Path]:
+    """Writes all files of a report, each whole or not at all.
+
+    Args:
+      found: the evaluation.
+      folder: where to; it exists.
+
+    Returns:
+      The files, the page to open last.
+    """
+    pictures = _pictures(found)
+    files: dict[str, str | bytes] = {
+        "results.json": json.dumps(results.to_json(found), indent=2) + "\n",
+        "results.md": markdown(found),
+    }
+    if found.sets:
+        files["scores.csv"] = scores_csv(found.sets)
+    if found.synthetic:
+        files["synthetic_scores.csv"] = synthetic_csv(found.synthetic)
+    files |= pictures
+    files["report.html"] = page(found, pictures)
+    for name, content in files.items():
+        html.write(folder / name, content)
+    return [folder / name for name in files]
+
+
+def text(found: Results) -> str:
+    """The tables for the screen."""
+    parts = []
+    for entry in found.sets:
+        table = results.to_text((entry.rated.name, *results.HEAD[1:]), results.rows(entry, *_labels(found)))
+        lines = [f"  {line}" for line in results.gains(entry) + results.remarks(entry)]
+        parts.append("\n".join([table, *lines]))
+    mean = found.weighted_mean()
+    if mean:
+        numbers = ", ".join(f"{name.upper()} {value:.4f}" for name, value in mean.items())
+        parts.append(f"mean over sets, weighted by images: {numbers}")
+    for entry in found.synthetic:
+        parts.append(f"synthetic benchmark, {entry.source}\n\n{synthetic.table(entry.result, entry.before)}")
+    return "\n\n".join(parts + ([found.note] if found.note else []))
+
+
+def markdown(found: Results) -> str:
+    """results.md."""
+    parts = [f"# Evaluation of {found.model['name']}"]
+    for entry in found.sets:
+        parts += [f"## {_title(entry)}", results.to_markdown(results.HEAD, results.rows(entry, *_labels(found)))]
+        parts += [f"- {line}" for line in results.gains(entry) + results.remarks(entry)]
+        if entry.judgement.distortions:
+            parts.append(results.to_markdown(_distortion_head(entry), results.distortion_rows(entry)))
+    mean = found.weighted_mean()
+    if mean:
+        parts.append("## Mean over sets, weighted by images")
+        parts.append(results.to_markdown([name.upper() for name in mean], [[f"{v:.4f}" for v in mean.values()]]))
+    for entry in found.synthetic:
+        parts += [f"## Synthetic benchmark, {entry.source}", _SYNTHETIC_LEGEND]
+        parts.append("```\n" + synthetic.table(entry.result, entry.before) + "\n```")
+    sources = sorted({entry.source for found_set in found.sets for entry in found_set.published})
+    parts += [f"Published numbers: {source}." for source in sources]
+    return "\n\n".join(parts + ([found.note] if found.note else [])) + "\n"
+
+
+def scores_csv(sets: Sequence[SetResult]) -> str:
+    """One line an image: scores, opinion, and residual after the mapping."""
+    lines = [["dataset", "image", "score", "baseline_score", "mos", "residual"]]
+    for entry in sets:
+        before = entry.baseline_scores if entry.baseline_scores is not None else [""] * len(entry.scores)
+        columns = (entry.rated.ids, entry.scores.tolist(), list(before), entry.rated.mos.tolist(), entry.residuals())
+        lines += [[entry.rated.name, *line[:-1], f"{line[-1]:.6g}"] for line in zip(*columns)]
+    return _csv(lines)
+
+
+def synthetic_csv(sources: Sequence[SyntheticSet]) -> str:
+    """One line a crop, type and level."""
+    lines = [["source", "crop", "type", "level", "score", "baseline_score"]]
+    for entry in sources:
+        for crop, type_, level in np.ndindex(entry.result.scores.shape):
+            before = entry.before.scores[crop, type_, level] if entry.before else ""
+            name, score = entry.result.names[crop], entry.result.scores[crop, type_, level]
+            lines.append([entry.source, name, entry.result.types[type_], level, score, before])
+    return _csv(lines)
+
+
+def _csv(lines: Sequence[Sequence[Any]]) -> str:
+    buffer = io.StringIO(newline="")
+    csv.writer(buffer, lineterminator="\n").writerows(lines)
+    return buffer.getvalue()
+
+
+def _pictures(found: Results) -> dict[str, bytes]:
+    """File name -> PNG."""
+    pictures = {}
+    for entry in found.sets:
+        fitted = entry.judgement.whole.mapped[4]
+        title = f"{found.model['name']} on {entry.rated.name}: SRCC {entry.judgement.whole.srcc:.3f}"
+        figure = figures.scatter_figure(entry.scores, entry.rated.mos, fitted.curve if fitted else None, title)
+        pictures[f"scatter-{entry.slug}.png"] = html.figure_png(figure)
+    for entry in found.synthetic:
+        figure = figures.synthetic_figure(entry.result, entry.before, entry.source)
+        pictures[_synthetic_name(found, entry)] = html.figure_png(figure)
+    return pictures
+
+
+def _synthetic_name(found: Results, entry: SyntheticSet) -> str:
+    return "synthetic.png" if len(found.synthetic) == 1 else f"synthetic-{entry.slug}.png"
+
+
+def page(found: Results, pictures: dict[str, bytes]) -> str:
+    """report.html."""
+    title = f"Evaluation of {found.model['name']}"
+    body = [f"<h1>{html.escape(title)}</h1>", _facts(found)]
+    if found.sets:
+        body.append(f'<p class="faint">{_LEGEND}</p>')
+    for entry in found.sets:
+        body += _set_section(found, entry, pictures[f"scatter-{entry.slug}.png"])
+    mean = found.weighted_mean()
+    if mean:
+        body.append("<h2>Mean over sets, weighted by images</h2>")
+        body.append(html.table([name.upper() for name in mean], [[f"{v:.4f}" for v in mean.values()]], 0))
+    for entry in found.synthetic:
+        body += _synthetic_section(entry, pictures[_synthetic_name(found, entry)])
+    sources = sorted({entry.source for found_set in found.sets for entry in found_set.published})
+    body += [f'<p class="faint">Published numbers: {html.escape(source)}.</p>' for source in sources]
+    return html.page(title, "\n".join(body))
+
+
+def _facts(found: Results) -> str:
+    """What was judged, against what."""
+    lines = []
+    for label, facts in (("Model", found.model), ("Baseline", found.baseline)):
+        if facts:
+            rest = "; ".join(f"{html.escape(str(k))} {html.escape(str(v))}" for k, v in facts.items() if k != "name")
+            lines.append(f"<p><b>{label}</b> <code>{html.escape(facts['name'])}</code><br>"
+                         f'<span class="faint">{rest}</span></p>')  # fmt: skip
+    if found.note:
+        lines.append(f'<p class="faint">{html.escape(found.note)}</p>')
+    return "\n".join(lines)
+
+
+def _set_section(found: Results, entry: SetResult, picture: bytes) -> list[str]:
+    parts = [f"<h2>{html.escape(_title(entry))}</h2>", html.table(results.HEAD, results.rows(entry, *_labels(found)))]
+    for test, sentence in zip(entry.comparisons, results.gains(entry)):
+        mark = "good" if test.interval[0] > 0 else "bad" if test.interval[1] < 0 else "faint"
+        parts.append(f'<p class="{mark}">{html.escape(sentence)}.</p>')
+    parts += [f'<p class="bad">{html.escape(note)}.</p>' for note in results.remarks(entry)]
+    parts.append(_figure(picture, f"Opinion against score on {entry.rated.name}", "One dot is one image."))
+    if entry.judgement.distortions:
+        parts.append("<h3>By distortion</h3>")
+        parts.append(html.table(_distortion_head(entry), results.distortion_rows(entry)))
+    residuals = entry.residuals()
+    order = np.lexsort((entry.rated.ids, residuals))
+    closest = order[np.argsort(np.abs(residuals[order]), kind="stable")]
+    for heading, chosen in (
+        ("Rated too high", order[::-1][:SHOWN]),
+        ("Rated too low", order[:SHOWN]),
+        ("Closest to the opinion", closest[:SHOWN]),
+    ):
+        parts.append(f"<h3>{heading}</h3>")
+        parts.append(_gallery(entry, chosen, residuals))
+    return parts
+
+
+def _gallery(entry: SetResult, chosen: Sequence[int], residuals: np.ndarray) -> str:
+    cards = []
+    for index in map(int, chosen):
+        name = html.escape(entry.rated.ids[index])
+        uri = html.thumbnail_uri(entry.rated.image(index))
+        cards.append(
+            f'<div class="card"><img src="{uri}" alt="{name}"><div><span class="number">'
+            f"{entry.scores[index]:.3f}</span> score<br>{entry.rated.mos[index]:.2f} opinion, "
+            f'{residuals[index]:+.2f} off<br><span class="faint">{name}</span></div></div>'
+        )
+    return f'<div class="cards">{"".join(cards)}</div>'
+
+
+def _synthetic_section(entry: SyntheticSet, picture: bytes) -> list[str]:
+    head = ["type", *(["SRCC before"] if entry.before else []), "SRCC", *(f"level {k}" for k in synthetic.LEVELS)]
+    lines = []
+    for group, types in entry.result.groups().items():
+        for name in types:
+            curve = [f"{value:.3f}" for value in entry.result.curves[entry.result.types.index(name)]]
+            before = [synthetic.cell(entry.before.srcc[name])] if entry.before else []
+            lines.append([f"{name} ({group})", *before, synthetic.cell(entry.result.srcc[name]), *curve])
+    summary = [
+        ["mean SRCC over types", *([synthetic.cell(entry.before.mean)] if entry.before else []), entry.result.mean],
+        ["order within a type", *([entry.before.order_within] if entry.before else []), entry.result.order_within],
+        ["order across types", *([entry.before.order_across] if entry.before else []), entry.result.order_across],
+    ]
+    summary = [[c if isinstance(c, str) else synthetic.cell(c) for c in line] for line in summary]
+    return [
+        f"<h2>Synthetic benchmark, {html.escape(entry.source)}</h2>",
+        f'<p class="faint">{_SYNTHETIC_LEGEND}</p>',
+        html.table(["", *(["before"] if entry.before else []), "after" if entry.before else "model"], summary),
+        _figure(picture, "Score against level of degradation, by group", "Lines should fall from left to right."),
+        html.table(head, lines),
+    ]
+
+
+def _figure(picture: bytes, alt: str, caption: str) -> str:
+    image = f'<img src="{html.png_uri(picture)}" alt="{html.escape(alt)}">'
+    return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
+
+
+def _labels(found: Results) -> tuple[str, str]:
+    return found.model["name"], "baseline"
+
+
+def _title(entry: SetResult) -> str:
+    title = entry.rated.title
+    return f"{entry.rated.name} ({title})" if title and title != entry.rated.name else entry.rated.name
+
+
+def _distortion_head(entry: SetResult) -> list[str]:
+    return ["distortion", "images", "SRCC", *(["SRCC of the baseline"] if entry.baseline else [])]
