@@ -166,6 +166,10 @@ class ResNet(nnx.Module):
 
     def __call__(self, images: jax.Array, sizes: jax.Array | None = None) -> jax.Array:
         """images [N, H, W, 3], normalised -> [N, D]; sizes int [N, 2] or None, see `CLIP.encode_image`."""
+        return self.pool(*self.tokens(images, sizes), self.position)
+
+    def tokens(self, images: jax.Array, sizes: jax.Array | None = None) -> tuple[jax.Array, Area]:
+        """What reaches the attention pool, [N, H // 32, W // 32, features], and its valid area."""
         area, x = Area(sizes), images.astype(self.dtype)
         after = area.convolved()
         x = jax.nn.relu(self.stem1(area.clear(x), after))
@@ -176,10 +180,20 @@ class ResNet(nnx.Module):
             for block in stage:
                 x = self.apply(block, x, area)
                 area = area if block.stride == 1 else area.pooled()
-        return self.pool(x, area, self.position)
+        return x, area
 
     def apply(self, block: Bottleneck, x: jax.Array, area: Area) -> jax.Array:
         """One block, recomputed in the backward pass if `remat`."""
         if not self.remat:
             return block(x, area)
-        return nnx.remat(lambda block, x, sizes: block(x, Area(sizes)))(block, x, area.sizes)
+        graph, state = nnx.split(block)
+
+        @jax.checkpoint
+        def run(state, x, sizes):
+            block = nnx.merge(graph, state)
+            return block(x, Area(sizes)), nnx.state(block, nnx.BatchStat)
+
+        x, statistics = run(state, x, area.sizes)
+        if block.conv1.norm is not None and block.conv1.norm.training:
+            nnx.update(block, statistics)
+        return x
