@@ -1,0 +1,163 @@
+"""Degradations by name: one type on a batch, and the degraded pairs of crops that training needs."""
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from qualiclip_jax.degradations import blur, brightness, color, compression, contrast, noise, spatial
+from qualiclip_jax.degradations.table import GROUPS, LEVELS, PARAMETERS, TYPES
+from qualiclip_jax.errors import UserError
+
+MIN_SIZE = 32  # px, the side of the squares of color_block
+
+# name -> function of (images, parameter) or, of the random ones, (images, parameter, key)
+DETERMINISTIC = {
+    "gaussian_blur": blur.gaussian_blur,
+    "lens_blur": blur.lens_blur_from_table,
+    "color_diffusion": color.color_diffusion,
+    "hsv_saturation": color.hsv_saturation,
+    "lab_saturation": color.lab_saturation,
+    "jpeg2000": compression.jpeg2000,
+    "jpeg": compression.jpeg,
+    "brighten": brightness.brighten,
+    "darken": brightness.darken,
+    "mean_shift": brightness.mean_shift,
+    "pixelate": spatial.pixelate_from_table,
+    "quantization": spatial.quantization,
+    "sharpen": contrast.sharpen,
+    "linear_contrast": contrast.linear_contrast,
+    "nonlinear_contrast": contrast.nonlinear_contrast,
+}
+DRAWN_ONCE = {  # the draw is shared by all images and levels: an angle, a direction
+    "motion_blur": blur.random_motion_blur,
+    "color_shift": color.random_color_shift,
+}
+DRAWN_EACH = {  # independent draws for every image and level
+    "white_noise": noise.white_noise,
+    "ycbcr_noise": noise.ycbcr_noise,
+    "impulse_noise": noise.impulse_noise,
+    "multiplicative_noise": noise.multiplicative_noise,
+    "jitter": spatial.jitter,
+    "non_eccentricity_patch": spatial.non_eccentricity_patch,
+    "color_block": spatial.color_block,
+}
+
+
+def degrade(name: str, images: Array, level: Array | int, key: Array) -> Array:
+    """Applies one type of degradation.
+
+    Args:
+      name: one of `TYPES`.
+      images: float [..., H, W, 3], RGB in [0, 1], H and W >= 32.
+      level: 1 (mild) to 5; may be traced.
+      key: of the random types. An angle or a direction is drawn once from it, the same at all levels and for all of `images`;
+        noise and places are drawn for each level and image anew.
+
+    Returns:
+      Degraded images in [0, 1], shape and dtype of `images`; computed in float32.
+
+    Raises:
+      UserError: no such type, level out of range, images of integers, too small or without three channels.
+    """
+    if name not in TYPES:
+        raise UserError(f"no degradation named {name!r}; there are {', '.join(TYPES)}")
+    if not isinstance(level, jax.core.Tracer) and not 1 <= int(level) <= LEVELS:
+        raise UserError(f"level {level} of {name}: levels go from 1 to {LEVELS}")
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        raise UserError(f"images are {images.dtype}, expected floating point in [0, 1] (divide 8 bits by 255)")
+    check_size(images.shape)
+    degraded = apply(name, images.astype(jnp.float32), jnp.asarray(level), key)
+    return degraded.astype(images.dtype)
+
+
+def degrade_pairs(crops: Array, type_index: Array, key: Array, levels: int = LEVELS) -> Array:
+    """Degrades both crops of every image by the image's own types, at all levels.
+
+    The result for an image depends on its crops, types and key alone, not on the batch around it.
+
+    Args:
+      crops: uint8, or float in [0, 1]; [B, 2, H, W, 3], RGB, H and W >= 32.
+      type_index: integer, index into `TYPES`; [B], or [B, D] for D degradations in this order, all at the same level. -1 in it
+        is no degradation.
+      key: one key, or keys [B], one an image.
+      levels: how many, from level 1.
+
+    Returns:
+      float32 [B, levels, 2, H, W, 3] in [0, 1].
+
+    Raises:
+      UserError: crops too small or without three channels, or more levels than there are.
+    """
+    if not 1 <= levels <= LEVELS:
+        raise UserError(f"levels = {levels}: there are 1 to {LEVELS}")
+    check_size(crops.shape)
+    crops = crops.astype(jnp.float32) / 255 if crops.dtype == jnp.uint8 else crops.astype(jnp.float32)
+    batch = len(crops)
+    if key.ndim == 0:
+        key = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(batch))
+    branches = [_branch(name) for name in (None, *TYPES)]
+
+    def one_image(example):
+        crops, types, key = example
+
+        def one_level(level):
+            def one_type(images, numbered):
+                number, kind = numbered
+                return jax.lax.switch(kind + 1, branches, images, level, jax.random.fold_in(key, number)), None
+
+            return jax.lax.scan(one_type, crops, (jnp.arange(len(types)), types))[0]
+
+        return jax.lax.map(one_level, jnp.arange(1, levels + 1))
+
+    return jax.lax.map(one_image, (crops, type_index.reshape(batch, -1), key))
+
+
+def sample_types(key: Array, batch: int, composed: int = 1) -> Array:
+    """Draws types: uniformly over the groups, then over the types of the group.
+
+    Args:
+      key: one key.
+      batch: B.
+      composed: D, how many degradations of distinct groups, in random order; 1 to 7.
+
+    Returns:
+      int32 [B] if `composed` is 1, else [B, D]; indices into `TYPES`.
+
+    Raises:
+      UserError: `composed` out of range.
+    """
+    if not 1 <= composed <= len(GROUPS):
+        raise UserError(f"composed = {composed}: 1 to {len(GROUPS)} degradations, as there are {len(GROUPS)} groups")
+    sizes = jnp.array([len(names) for names in GROUPS.values()], jnp.int32)
+    first = jnp.cumsum(sizes) - sizes
+    group_key, type_key = jax.random.split(key)
+    group = jnp.argsort(jax.random.uniform(group_key, (batch, len(GROUPS))), axis=1)[:, :composed]
+    within = jax.random.randint(type_key, group.shape, 0, sizes[group])
+    types = first[group] + within
+    return types[:, 0] if composed == 1 else types
+
+
+def apply(name: str, images: Array, level: Array, key: Array) -> Array:
+    """`degrade` without its checks: float32 [..., H, W, 3] in [0, 1], `level` an integer array."""
+    parameter = jnp.array(PARAMETERS[name], jnp.float32)[level - 1]
+    if name in DETERMINISTIC:
+        degraded = DETERMINISTIC[name](images, parameter)
+    elif name in DRAWN_ONCE:
+        degraded = DRAWN_ONCE[name](images, parameter, key)
+    else:
+        degraded = DRAWN_EACH[name](images, parameter, jax.random.fold_in(key, level))
+    return jnp.clip(degraded, 0, 1)
+
+
+def check_size(shape: tuple[int, ...]) -> None:
+    """Raises UserError unless `shape` is that of RGB images of at least 32 x 32 px."""
+    if len(shape) < 3 or shape[-1] != 3:
+        raise UserError(f"images of shape {tuple(shape)}, expected [..., height, width, 3]")
+    if min(shape[-3:-1]) < MIN_SIZE:
+        raise UserError(f"images of {shape[-3]} x {shape[-2]} px, too small: degradations need {MIN_SIZE} x {MIN_SIZE}")
+
+
+def _branch(name: str | None):
+    if name is None:
+        return lambda images, level, key: images
+    return lambda images, level, key: apply(name, images, level, key)
