@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -55,10 +56,11 @@ def _prepare(arguments: argparse.Namespace) -> int:
     if done.was_there:
         print(f"{source.name} is prepared already, {count}: {done.folder} (remove this folder to prepare it again)")
         return cli.DONE
-    for line in done.lacking[:_SHOWN]:
-        print(f"left out: {line}", file=sys.stderr)
-    if len(done.lacking) > _SHOWN:
-        print(f"left out: {len(done.lacking) - _SHOWN} more", file=sys.stderr)
+    left_out = Counter(done.lacking)
+    for line, times in list(left_out.items())[:_SHOWN]:
+        print(f"left out: {line}{f', {times} times' if times > 1 else ''}", file=sys.stderr)
+    if len(left_out) > _SHOWN:
+        print(f"left out: {len(left_out) - _SHOWN} more", file=sys.stderr)
     print(f"{source.name} is prepared, {count}: {done.folder}")
     if done.label_files:
         print(f"labels from {', '.join(done.label_files[:_SHOWN])}{', ...' if len(done.label_files) > _SHOWN else ''}")

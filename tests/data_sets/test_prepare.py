@@ -3,11 +3,14 @@
 import csv
 import dataclasses
 import os
+import re
+import resource
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +22,27 @@ from qualiclip_jax.data.__main__ import main
 from qualiclip_jax.data.builders import SOURCES
 from qualiclip_jax.data.prepare import prepare
 from qualiclip_jax.errors import UserError
+
+PREPARE = """
+import dataclasses, sys
+from qualiclip_jax import cli
+from qualiclip_jax.data.__main__ import main
+from qualiclip_jax.data.builders import SOURCES
+SOURCES["agiqa3k"] = dataclasses.replace(SOURCES["agiqa3k"], images=3)
+sys.exit(cli.run(main, ["prepare", "agiqa3k", "--manual-dir", sys.argv[1], "--data-dir", sys.argv[2]]))
+"""
+SLOW = (
+    """
+import time
+import qualiclip_jax.data.builders.builder as builder
+decode = builder.decode_image
+def slow(*arguments):
+    time.sleep(2)
+    return decode(*arguments)
+builder.decode_image = slow
+"""
+    + PREPARE
+)
 
 
 @pytest.fixture
@@ -112,16 +136,17 @@ def test_errors_are_one_line_that_says_what_to_do(three, tmp_path):
         run("prepare", "agiqa3k", "--manual-dir", tmp_path / "manual", "--data-dir", tmp_path / "file")
 
 
-def test_full_disk_is_one_line_and_leaves_nothing(three, tmp_path, monkeypatch):
-    from qualiclip_jax.data.builders import builder
-
-    def full(*arguments):
-        raise OSError(28, "No space left on device")
-        yield
-
-    monkeypatch.setattr(builder, "_read_images", full)
-    with pytest.raises(UserError, match="agiqa3k: cannot be written .*No space left"):
-        prepare(SOURCES["agiqa3k"], tmp_path / "manual", tmp_path / "data")
+@pytest.mark.parametrize("limit", [1000, 5000])  # bytes a file may have: too few for the description, for the records
+def test_full_disk_is_one_line_and_leaves_nothing(limit, three, tmp_path):
+    process = subprocess.run(
+        [sys.executable, "-c", PREPARE, str(tmp_path / "manual"), str(tmp_path / "data")],
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+    )
+    assert process.returncode == 1
+    assert re.search(r"^error: .*agiqa3k: cannot be written \(.*File too large.*\)$", process.stderr.splitlines()[-1])
+    assert "Traceback" not in process.stderr
     assert [p.name for p in (tmp_path / "data/agiqa3k").iterdir()] == [".lock"]
 
 
@@ -150,22 +175,6 @@ def test_order_is_kept_over_several_shards(tmp_path, monkeypatch):
         assert loaded.image_bytes(index) == (tmp_path / "manual" / names[index]).read_bytes()
     records = loaded._read._source
     assert [(r["id"].decode(), r["mos"]) for r in records] == list(zip(names, range(60)))
-
-
-SLOW = """
-import dataclasses, sys, time
-import qualiclip_jax.data.builders.builder as builder
-from qualiclip_jax import cli
-from qualiclip_jax.data.__main__ import main
-from qualiclip_jax.data.builders import SOURCES
-SOURCES["agiqa3k"] = dataclasses.replace(SOURCES["agiqa3k"], images=3)
-decode = builder.decode_image
-def slow(*arguments):
-    time.sleep(2)
-    return decode(*arguments)
-builder.decode_image = slow
-sys.exit(cli.run(main, ["prepare", "agiqa3k", "--manual-dir", sys.argv[1], "--data-dir", sys.argv[2]]))
-"""
 
 
 def start_and_wait_until_half_way(tmp_path):
@@ -226,6 +235,15 @@ assert "tensorflow_datasets" in sys.modules
 assert not [name for name in sys.modules if name.split(".")[0] in ("tensorflow", "jax", "torch")]
 """
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
+
+
+def test_many_threads_read_one_set(three, tmp_path):
+    prepare(SOURCES["agiqa3k"], tmp_path / "manual", tmp_path / "data")
+    loaded = rated.load("agiqa3k", tmp_path / "data")
+    indices = [0, 1, 2] * 50
+    with ThreadPoolExecutor(8) as pool:
+        read = list(pool.map(loaded.image_bytes, indices))
+    assert read == [loaded.image_bytes(i) for i in indices]
 
 
 def test_labels_alone_open_no_record(three, tmp_path):

@@ -4,6 +4,7 @@ The result is an ordinary tfds data set: `tfds.builder("koniq10k").as_data_sourc
 `tfds.core.SequentialWriter`, because `download_and_prepare` sorts more than a gigabyte with TensorFlow's file system.
 """
 
+import contextlib
 import io
 import re
 from collections.abc import Iterator
@@ -54,7 +55,8 @@ def build(source: Source, archive: Archive, folder: Path, allow_missing: bool = 
     for images in _read_images(archive, records, f"preparing {source.name}"):
         unreadable += [f"cannot read {r.image} ({i.reason})" for r, i in images if isinstance(i, ImageError)]
         images = [(record, image) for record, image in images if not isinstance(image, ImageError)]
-        writer.add_examples({source.tfds_split: [_example(source, record, image) for record, image in images]})
+        with _write_errors():
+            writer.add_examples({source.tfds_split: [_example(source, record, image) for record, image in images]})
         kept += [record for record, _ in images]
     if unreadable and not allow_missing:
         raise UserError(_complaint(source, unreadable))
@@ -62,8 +64,18 @@ def build(source: Source, archive: Archive, folder: Path, allow_missing: bool = 
         raise UserError(f"{archive.root}: none of the images of {source.title} is there and can be read")
     missing += unreadable
     info.metadata.update(_metadata(source, kept, len(missing), archive.label_files))
-    writer.close_all()
+    with _write_errors():
+        writer.close_all()
     return missing
+
+
+@contextlib.contextmanager
+def _write_errors() -> Iterator[None]:
+    """ArrayRecord reports a full disk as a RuntimeError; this makes it the OSError that it is."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise OSError(str(error).split(";")[0]) from None
 
 
 def _dataset_info(source: Source, folder: Path) -> Any:
@@ -137,12 +149,13 @@ def check(source: Source, archive: Archive) -> tuple[list[Record], list[str]]:
     extra = [path for path in sorted(beside) if not unrated.fullmatch(path.rpartition("/")[2])]
     missing += [f"no rating for {path}" for path in extra]
     unlisted = source.images - len(records) - len(extra)
-    missing += ["one more image is published, but neither listed nor there"] * unlisted
+    missing += ["an image is published, but neither listed nor there"] * unlisted
     return present, missing
 
 
 def _complaint(source: Source, missing: list[str]) -> str:
-    shown = "; ".join(missing[:_SHOWN]) + ("; ..." if len(missing) > _SHOWN else "")
+    lines = list(dict.fromkeys(missing))
+    shown = "; ".join(lines[:_SHOWN]) + ("; ..." if len(lines) > _SHOWN else "")
     return (
         f"{source.title}: {len(missing)} of {source.images} images are incomplete: {shown} "
         "(--allow-missing goes on without them)"
