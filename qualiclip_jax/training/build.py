@@ -73,6 +73,7 @@ def build_recipe(config: ConfigDict, model: checkpoint.Model, steps: int) -> tup
         seed=config.seed,
         levels=config.degradations.levels,
         composed=config.degradations.composed,
+        fewest=config.degradations.fewest or config.degradations.composed,
         margins={
             "margin_consistency": config.loss.margin_consistency,
             "margin_rank": config.loss.margin_rank,

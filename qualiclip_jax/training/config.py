@@ -51,6 +51,7 @@ def default_config() -> ConfigDict:
     c.degradations = ConfigDict()
     c.degradations.levels = 5
     c.degradations.composed = 1  # D, how many degradations of distinct groups an image gets
+    c.degradations.fewest = 0  # if above 0: between this many and D, drawn for each image
 
     c.loss = ConfigDict()
     c.loss.margin_consistency = 2.5e-3
@@ -158,6 +159,11 @@ def check(config: ConfigDict) -> None:
     )
     require(2 <= config.degradations.levels <= 5, "degradations.levels", "2 to 5")
     require(1 <= config.degradations.composed <= 7, "degradations.composed", "1 to 7 (there are 7 groups)")
+    require(
+        0 <= config.degradations.fewest <= config.degradations.composed,
+        "degradations.fewest",
+        "0 (always `composed`) to degradations.composed",
+    )
     require(config.optimizer.name in OPTIMIZERS, "optimizer.name", f"one of {', '.join(OPTIMIZERS)}")
     require(0 <= config.optimizer.ema_decay < 1, "optimizer.ema_decay", "0 (none) or below 1")
     require(config.batch_size % config.optimizer.accumulate == 0, "optimizer.accumulate", "a divisor of batch_size")

@@ -45,7 +45,8 @@ class Recipe:
       learning_rate: the schedule that is reported.
       seed: root of all random draws.
       levels: L, how many levels each image is degraded at.
-      composed: D, how many degradations each image gets.
+      composed: D, how many degradations an image gets at most.
+      fewest: and at least.
       margins: keywords of `objective.margin_losses`.
       weights: of the three losses, by their names.
       ema_decay: 0 for none.
@@ -60,6 +61,7 @@ class Recipe:
     seed: int
     levels: int
     composed: int
+    fewest: int
     margins: dict[str, float]
     weights: dict[str, float]
     ema_decay: float = 0.0

@@ -10,6 +10,7 @@ from qualiclip_jax.training.state import Recipe, TrainState
 
 # One stream of random keys for each purpose, folded from the seed.
 STREAM_TYPES, STREAM_DEGRADATIONS = 0, 1
+NO_DEGRADATION = -1
 
 
 def example_keys(seed: int, stream: int, example: jax.Array) -> jax.Array:
@@ -27,6 +28,27 @@ def example_keys(seed: int, stream: int, example: jax.Array) -> jax.Array:
     return jax.vmap(lambda position: jax.random.fold_in(stream_key, position))(example)
 
 
+def draw_types(example: jax.Array, recipe: Recipe) -> jax.Array:
+    """The degradations of each image: `recipe.fewest` to `recipe.composed` types of distinct groups.
+
+    Args:
+      example: integer [B], position in the stream.
+      recipe: gives seed and numbers.
+
+    Returns:
+      int32 [B] or (with several degradations an image) [B, D], indices into `degradations.TYPES`, -1 for none.
+    """
+
+    def one_image(key):
+        types = degradations.sample_types(key, 1, recipe.composed)[0]
+        if recipe.fewest == recipe.composed:
+            return types
+        count = jax.random.randint(jax.random.fold_in(key, 1), (), recipe.fewest, recipe.composed + 1)
+        return jnp.where(jnp.arange(recipe.composed) < count, types, NO_DEGRADATION)
+
+    return jax.vmap(one_image)(example_keys(recipe.seed, STREAM_TYPES, example))
+
+
 def degrade_batch(crops: jax.Array, example: jax.Array, recipe: Recipe) -> jax.Array:
     """Degrades each image by types of its own at all levels.
 
@@ -38,8 +60,7 @@ def degrade_batch(crops: jax.Array, example: jax.Array, recipe: Recipe) -> jax.A
     Returns:
       float32 [B, L, 2, H, W, 3] in [0, 1].
     """
-    draw_types = jax.vmap(lambda key: degradations.sample_types(key, 1, recipe.composed)[0])
-    types = draw_types(example_keys(recipe.seed, STREAM_TYPES, example))  # [B] or [B, D]
+    types = draw_types(example, recipe)
     keys = example_keys(recipe.seed, STREAM_DEGRADATIONS, example)
     return degradations.degrade_pairs(crops, types, keys, levels=recipe.levels)
 

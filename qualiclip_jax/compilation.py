@@ -1,0 +1,36 @@
+"""Compiled programs, kept on disk from one run to the next."""
+
+import os
+import sys
+from pathlib import Path
+
+import jax
+
+
+def keep_compilations() -> None:
+    """Keeps compiled programs on disk, so that the next run does not compile them again.
+
+    They go to `qualiclip_jax` in the user's cache directory. Does nothing where JAX has a compilation cache already
+    (JAX_COMPILATION_CACHE_DIR), or where it is switched off (JAX_ENABLE_COMPILATION_CACHE=false).
+    """
+    if jax.config.jax_compilation_cache_dir or not jax.config.jax_enable_compilation_cache:
+        return
+    directory = cache_directory() / "compiled"
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError:
+        return
+    if os.access(directory, os.W_OK):
+        jax.config.update("jax_compilation_cache_dir", str(directory))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+def cache_directory() -> Path:
+    """Where this package may keep what it can make again."""
+    if sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    elif sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    else:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return base / "qualiclip_jax"
