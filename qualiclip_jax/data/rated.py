@@ -14,7 +14,7 @@ import numpy as np
 
 from qualiclip_jax.data import store
 from qualiclip_jax.errors import UserError
-from qualiclip_jax.images import decode_image
+from qualiclip_jax.images import ImageError, decode_image
 
 _SHOWN = 3  # of the things that are wrong, how many an error names
 
@@ -60,8 +60,16 @@ class RatedSet:
         return len(self.ids)
 
     def image_bytes(self, index: int) -> bytes:
-        """The image file as published, undecoded."""
-        return self._read(range(len(self))[index])
+        """The image file as published, undecoded.
+
+        Raises:
+          ImageError: it cannot be read.
+        """
+        index = range(len(self))[index]
+        try:
+            return self._read(index)
+        except (OSError, RuntimeError, ValueError) as error:  # a file that is gone or damaged since it was loaded
+            raise ImageError(self.ids[index], f"cannot be read ({str(error).splitlines()[0]})") from None
 
     def image(self, index: int) -> np.ndarray:
         """Decodes one image: uint8 [H, W, 3], RGB.

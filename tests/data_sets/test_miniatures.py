@@ -111,6 +111,36 @@ def test_zip_and_tar_archives_are_read_unextracted(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
+def test_archive_left_beside_what_was_extracted(name, tmp_path):
+    source, records = miniature(name, tmp_path / "manual")
+    shutil.make_archive(tmp_path / name, "zip", tmp_path / "manual")
+    shutil.move(tmp_path / f"{name}.zip", tmp_path / "manual")
+    with Archive(tmp_path / "manual") as archive:
+        found, missing = check(source, archive)
+        assert missing == []
+        assert [archive.locate(r.image).startswith(f"{name}.zip") for r in found] == [False] * len(records)
+
+
+def test_kadis_without_its_list_takes_what_is_there(tmp_path):
+    source, records = miniature("kadis700k", tmp_path)
+    (tmp_path / "kadis700k/kadis700k_ref_imgs.csv").unlink()
+    with Archive(tmp_path) as archive:
+        found, missing = check(source, archive)
+    assert missing == []
+    assert [r.image for r in found] == sorted(r.image for r in records)
+
+
+def test_images_left_in_an_archive_that_cannot_be_read_are_explained(tmp_path):
+    source, _ = miniature("tid2013", tmp_path)
+    shutil.rmtree(tmp_path / "tid2013/distorted_images")
+    (tmp_path / "tid2013.rar").write_bytes(b"Rar!")
+    with pytest.raises(UserError, match="3 of 3 images.*tid2013.rar cannot be read here: extract it first"):
+        prepare(source, tmp_path, tmp_path / "data")
+    with pytest.raises(UserError, match="none of the images of TID2013.*tid2013.rar cannot be read here"):
+        prepare(source, tmp_path, tmp_path / "data", allow_missing=True)
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
 def test_missing_image_is_named_and_stops(name, tmp_path):
     source, records = miniature(name, tmp_path / "manual")
     first_image(tmp_path / "manual", records[1]).unlink()

@@ -22,6 +22,7 @@ from qualiclip_jax.data.__main__ import main
 from qualiclip_jax.data.builders import SOURCES
 from qualiclip_jax.data.prepare import prepare
 from qualiclip_jax.errors import UserError
+from qualiclip_jax.images import ImageError
 
 PREPARE = """
 import dataclasses, sys
@@ -150,6 +151,25 @@ def test_full_disk_is_one_line_and_leaves_nothing(limit, three, tmp_path):
     assert [p.name for p in (tmp_path / "data/agiqa3k").iterdir()] == [".lock"]
 
 
+def test_damaged_records_are_named_by_image(three, tmp_path):
+    prepare(SOURCES["agiqa3k"], tmp_path / "manual", tmp_path / "data")
+    (records,) = (tmp_path / "data").rglob("*.array_record*")
+    data = bytearray(records.read_bytes())
+    data[600:700] = bytes(100)  # inside the first kilobytes, where the images are
+    records.write_bytes(data)
+    loaded = rated.load("agiqa3k", tmp_path / "data")
+    failed = []
+    for index, record in enumerate(three):
+        try:
+            read = loaded.image_bytes(index)
+        except ImageError as error:
+            failed.append(error)
+            assert str(error).startswith(f"{record.image}: cannot be read")
+        else:
+            assert read == (tmp_path / "manual/file" / record.image).read_bytes()
+    assert failed
+
+
 def test_damaged_prepared_set_says_to_prepare_again(three, tmp_path):
     prepare(SOURCES["agiqa3k"], tmp_path / "manual", tmp_path / "data")
     labels = tmp_path / "data/agiqa3k/1.0.0" / store.LABELS_FILE
@@ -250,7 +270,10 @@ def test_labels_alone_open_no_record(three, tmp_path):
     prepare(SOURCES["agiqa3k"], tmp_path / "manual", tmp_path / "data")
     for file in (tmp_path / "data").rglob("*.array_record*"):
         file.unlink()
-    assert len(rated.load("agiqa3k", tmp_path / "data").mos) == 3
+    loaded = rated.load("agiqa3k", tmp_path / "data")
+    assert len(loaded.mos) == 3
+    with pytest.raises(ImageError, match=f"{three[1].image}: cannot be read"):
+        loaded.image(1)
 
 
 def test_prepared_set_can_be_sent_to_another_process(three, tmp_path):

@@ -6,6 +6,7 @@ from PIL import Image
 
 from qualiclip_jax.data import rated
 from qualiclip_jax.errors import UserError
+from qualiclip_jax.images import ImageError
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +120,17 @@ def test_what_is_wrong_is_said_with_its_line(photos, tmp_path, lines, message):
     with pytest.raises(UserError, match=message) as error:
         rated.load(f"csv:{path}@{photos[0]}")
     assert "\n" not in str(error.value)
+
+
+def test_image_that_is_gone_or_damaged_later_is_named(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    (tmp_path / "b.png").write_bytes(b"no image")
+    loaded = rated.load(f"csv:{write(tmp_path / 'a.csv', 'image,mos', 'a.png,1', 'b.png,2')}")
+    (tmp_path / "a.png").unlink()
+    with pytest.raises(ImageError, match="a.png: cannot be read"):
+        loaded.image(0)
+    with pytest.raises(ImageError, match="b.png: not an image"):
+        loaded.image(1)
 
 
 def test_missing_file_folder_or_text(tmp_path):

@@ -31,7 +31,9 @@ class Archive:
     """Files by the last parts of their paths, whatever folder or archive they lie in.
 
     Upper and lower case are the same (authors mix them). An extracted file goes before one inside a zip, a shallow one
-    before a deep one. A context manager: it holds zip and tar files open.
+    before a deep one. An archive that cannot be read counts as not there; `hint` names it.
+
+    A context manager: it holds zip and tar files open.
 
     Args:
       root: the manual directory.
@@ -40,7 +42,7 @@ class Archive:
       label_files: paths of the tables read so far.
 
     Raises:
-      UserError: no such folder, or a damaged zip or tar file.
+      UserError: no such folder.
     """
 
     def __init__(self, root: str | os.PathLike):
@@ -67,7 +69,7 @@ class Archive:
     def _add(self, path: Path) -> None:
         name = path.relative_to(self.root).as_posix()
         if name.lower().endswith(_UNREADABLE):
-            self._unreadable.append(name)
+            self._unreadable.append(f"{name} cannot be read here: extract it first")
         elif name.lower().endswith(".zip"):
             self._add_zip(path, name)
         elif name.lower().endswith(".tar"):
@@ -79,7 +81,8 @@ class Archive:
         try:
             file = self._open_files.enter_context(zipfile.ZipFile(path))
         except (OSError, zipfile.BadZipFile) as error:
-            raise UserError(f"{path}: not a whole zip file ({error}); download it again") from None
+            self._unreadable.append(f"{name} is not a whole zip file ({error}): download it again, or extract it")
+            return
         for member in file.infolist():
             if not member.is_dir():
                 self._index(_Entry(f"{name}/{member.filename}", lambda m=member: file.read(m), packed=True))
@@ -89,7 +92,8 @@ class Archive:
             file = self._open_files.enter_context(tarfile.open(path, "r:"))  # noqa: SIM115
             members = file.getmembers()
         except (OSError, tarfile.TarError) as error:
-            raise UserError(f"{path}: not a whole tar file ({error}); download it again") from None
+            self._unreadable.append(f"{name} is not a whole tar file ({error}): download it again, or extract it")
+            return
         lock = threading.Lock()  # one file position for all members
 
         def read(member: tarfile.TarInfo) -> bytes:
@@ -112,13 +116,14 @@ class Archive:
         tail = "/" + path.lower()
         return [e for e in self._entries.get(tail.rpartition("/")[2], ()) if f"/{e.path.lower()}".endswith(tail)]
 
-    def _hint(self) -> str:
-        return f" ({self._unreadable[0]} cannot be read here: extract it first)" if self._unreadable else ""
+    def hint(self) -> str:
+        """Which archive there could not be read, to be put behind a message about something missing; else ""."""
+        return f" ({self._unreadable[0]})" if self._unreadable else ""
 
     def _find(self, path: str) -> _Entry:
         matches = self._matches(path)
         if not matches:
-            raise UserError(f"no {path} in {self.root}{self._hint()}")
+            raise UserError(f"no {path} in {self.root}{self.hint()}")
         ranks = sorted((e.packed, e.path.count("/"), not f"/{e.path}".endswith("/" + path), e.path) for e in matches)
         if len(ranks) > 1 and ranks[0][:3] == ranks[1][:3]:
             raise UserError(f"{self.root} holds both {ranks[0][3]} and {ranks[1][3]}: leave only one of them there")
@@ -130,10 +135,10 @@ class Archive:
         Raises:
           UserError: none is.
         """
-        there = [path for path in paths if path in self]
-        if not there and len(paths) > 1:
-            raise UserError(f"none of {', '.join(paths)} in {self.root}{self._hint()}")
-        return there[0] if there else self._find(paths[0]).path
+        for path in paths:
+            if path in self:
+                return path
+        raise UserError(f"no {' and no '.join(paths)} in {self.root}{self.hint()}")
 
     def locate(self, path: str) -> str:
         """Where below the manual directory the file lies that `path` names.
@@ -156,9 +161,10 @@ class Archive:
             raise UserError(f"{self.root / entry.path}: cannot be read ({error})") from None
 
     def names(self, pattern: str) -> list[str]:
-        """Sorted paths whose end, from a separator on, matches the regular expression `pattern`, ignoring case."""
-        regex = re.compile(f"(?:^|/)(?:{pattern})$", re.IGNORECASE)
-        return sorted(e.path for entries in self._entries.values() for e in entries if regex.search(e.path))
+        """Ends of paths, from a separator on, that match the regular expression `pattern`, ignoring case; sorted."""
+        regex = re.compile(f"(?:^|/)({pattern})$", re.IGNORECASE)
+        matches = (regex.search(e.path) for entries in self._entries.values() for e in entries)
+        return sorted({match[1] for match in matches if match})
 
     def images_beside(self, paths: set[str]) -> set[str]:
         """All image files of the folders in which the files `paths` (as `locate` gives them) lie."""

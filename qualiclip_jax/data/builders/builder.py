@@ -47,7 +47,7 @@ def build(source: Source, archive: Archive, folder: Path, allow_missing: bool = 
 
     records, missing = check(source, archive)
     if missing and not allow_missing:
-        raise UserError(_complaint(source, missing))
+        raise UserError(_complaint(source, missing, archive))
     info = _dataset_info(source, folder)
     writer = tfds.core.SequentialWriter(info, _IMAGES_A_SHARD, file_format="array_record")
     writer.initialize_splits([source.tfds_split])
@@ -59,9 +59,9 @@ def build(source: Source, archive: Archive, folder: Path, allow_missing: bool = 
             writer.add_examples({source.tfds_split: [_example(source, record, image) for record, image in images]})
         kept += [record for record, _ in images]
     if unreadable and not allow_missing:
-        raise UserError(_complaint(source, unreadable))
+        raise UserError(_complaint(source, unreadable, archive))
     if not kept:
-        raise UserError(f"{archive.root}: none of the images of {source.title} is there and can be read")
+        raise UserError(f"none of the images of {source.title} is in {archive.root} and can be read{archive.hint()}")
     missing += unreadable
     info.metadata.update(_metadata(source, kept, len(missing), archive.label_files))
     with _write_errors():
@@ -153,12 +153,12 @@ def check(source: Source, archive: Archive) -> tuple[list[Record], list[str]]:
     return present, missing
 
 
-def _complaint(source: Source, missing: list[str]) -> str:
+def _complaint(source: Source, missing: list[str], archive: Archive) -> str:
     lines = list(dict.fromkeys(missing))
     shown = "; ".join(lines[:_SHOWN]) + ("; ..." if len(lines) > _SHOWN else "")
     return (
         f"{source.title}: {len(missing)} of {source.images} images are incomplete: {shown} "
-        "(--allow-missing goes on without them)"
+        f"(--allow-missing goes on without them){archive.hint()}"
     )
 
 

@@ -12,8 +12,8 @@ def _read_kadis700k(archive: Archive) -> Iterator[Record]:
         for _, row in archive.rows("kadis700k_ref_imgs.csv", ("ref_im",)):
             yield Record(image=f"ref_imgs/{row['ref_im']}")
     else:
-        for path in archive.names(r"ref_imgs/[^/]+\.(png|jpe?g|bmp)"):
-            yield Record(image="/".join(path.split("/")[-2:]))
+        for path in archive.names(r"ref_imgs/[^/]+\.(?:png|jpe?g|bmp)"):
+            yield Record(image=path)
 
 
 KADIS700K = Source(
