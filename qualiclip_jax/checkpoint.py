@@ -63,8 +63,25 @@ def _orbax():
     return ocp
 
 
+def _alone():
+    """Options for Orbax: this process reads and writes by itself, though the run may have others."""
+    me = jax.process_index()
+    return _orbax().options.MultiprocessingOptions(
+        primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"process_{me}"
+    )
+
+
+def _checkpointer(handler_type):
+    ocp = _orbax()
+    if handler_type is ocp.CompositeCheckpointHandler:
+        handler = handler_type(composite_options=ocp.CompositeOptions(multiprocessing_options=_alone()))
+    else:
+        handler = handler_type(multiprocessing_options=_alone())
+    return ocp.Checkpointer(handler, multiprocessing_options=_alone())
+
+
 def _items(model: Model) -> tuple[dict, dict]:
-    """The two items of a checkpoint: arrays, and JSON."""
+    """The two items of a checkpoint: arrays (in host memory), and JSON."""
     config, arrays = models.to_pure(model.clip)
     meta = {
         "format": FORMAT,
@@ -75,7 +92,7 @@ def _items(model: Model) -> tuple[dict, dict]:
         "preprocessing": {"mean": list(models.MEAN), "std": list(models.STD), "resize": None},
         "provenance": model.provenance,
     }
-    return {"clip": arrays, "prompt_features": np.asarray(model.prompt_features)}, meta
+    return jax.device_get({"clip": arrays, "prompt_features": model.prompt_features}), meta
 
 
 def save_model(path: str | Path, model: Model) -> None:
@@ -96,7 +113,7 @@ def save_model(path: str | Path, model: Model) -> None:
     args = ocp.args.Composite(model=ocp.args.PyTreeSave(arrays), meta=ocp.args.JsonSave(meta))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+        with _checkpointer(ocp.CompositeCheckpointHandler) as checkpointer:
             checkpointer.save(path, args=args)
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror or error}") from None
@@ -157,7 +174,7 @@ def _best_step(folder: Path, steps: list[int]) -> int:
 def _read_meta(directory: Path) -> dict[str, Any]:
     ocp = _orbax()
     try:
-        with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer:
+        with _checkpointer(ocp.JsonCheckpointHandler) as checkpointer:
             meta = checkpointer.restore(directory / "meta")
     except Exception:
         raise UserError(f"{directory} is incomplete: its description (meta/) is missing or damaged") from None
@@ -173,7 +190,7 @@ def _read_meta(directory: Path) -> dict[str, Any]:
 def _restore_numpy(directory: Path) -> dict[str, Any]:
     """Reads a tree of arrays to host memory, whatever devices wrote it."""
     ocp = _orbax()
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+    with _checkpointer(ocp.PyTreeCheckpointHandler) as checkpointer:
         tree = checkpointer.metadata(directory).item_metadata.tree
         leaf = ocp.RestoreArgs(restore_type=np.ndarray)
         restore_args = jax.tree.map(lambda _: leaf, tree, is_leaf=lambda node: not isinstance(node, dict))
@@ -200,8 +217,11 @@ class TrainingCheckpoints:
             preservation_policy=checkpoint_managers.AnyPreservationPolicy(keep),
             best_fn=_best_metric,
             cleanup_tmp_directories=True,
+            create=False,
+            multiprocessing_options=_alone(),
         )
         self.directory = Path(directory).absolute()
+        self.directory.mkdir(parents=True, exist_ok=True)
         self._manager = ocp.CheckpointManager(self.directory, options=options)
 
     def latest_step(self) -> int | None:
@@ -219,7 +239,7 @@ class TrainingCheckpoints:
         """
         ocp = _orbax()
         arrays, meta = _items(model)
-        leaves = {f"{i:05d}": leaf for i, leaf in enumerate(jax.tree.leaves(training))}
+        leaves = {f"{i:05d}": leaf for i, leaf in enumerate(jax.device_get(jax.tree.leaves(training)))}
         metrics = None if best is None else {"best": float(best)}
         self._manager.save(
             step,

@@ -3,7 +3,7 @@
 import re
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from qualiclip_jax import cli
@@ -89,15 +89,43 @@ def main(argv: Sequence[str]) -> int:
         return cli.DONE if argv else cli.FAILED
     config, workdir, overwrite = parse(argv)
 
+    from qualiclip_jax import compilation
+    from qualiclip_jax.training import parallel
+
+    compilation.keep_compilations()
+    parallel.initialize()
+    if parallel.is_alone():
+        return _train(config, workdir, overwrite)
+    status = _one_of_several(lambda: _train(config, workdir, overwrite))
+    return status if status == cli.DONE else parallel.leave(status)
+
+
+def _train(config, workdir: str, overwrite: bool) -> int:
     from qualiclip_jax.training import loop, parallel
 
-    parallel.initialize()
     result = loop.train(config, workdir, overwrite)
     if parallel.is_primary():
-        print(_ending(result, workdir))
-    if result.stopped_by == "SIGINT":
-        return cli.INTERRUPTED
-    return cli.DONE
+        print(_ending(result, workdir), flush=True)
+    return cli.INTERRUPTED if result.stopped_by == "SIGINT" else cli.DONE
+
+
+def _one_of_several(run: Callable[[], int]) -> int:
+    """What `run` returns, or the exit status of the error it raises, which is printed."""
+    from qualiclip_jax.training import parallel
+
+    try:
+        return cli.run(lambda _: run(), ())
+    except Exception as error:
+        if parallel.lost_others(error):
+            reason = str(error).splitlines()[0][:200]
+            print(
+                f"error: another process of the run has ended; what it printed says why ({reason}). "
+                "The same command in all processes goes on from the last checkpoint",
+                file=sys.stderr,
+            )
+        else:
+            traceback.print_exc()
+        return cli.FAILED
 
 
 def _ending(result, workdir: str) -> str:

@@ -19,7 +19,7 @@ from qualiclip_jax.progress import Progress
 from qualiclip_jax.training import build, evals, metrics, parallel, pictures, workdir
 from qualiclip_jax.training import config as config_lib
 from qualiclip_jax.training.state import Recipe, TrainState, create_state
-from qualiclip_jax.training.step import STREAM_TYPES, degrade_batch, example_keys, train_step
+from qualiclip_jax.training.step import degrade_batch, draw_types, train_step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,11 +60,8 @@ def train(config: ConfigDict, directory: str | Path, overwrite: bool = False) ->
     evaluator = evals.Evaluator(config, recipe, model)
     if config.eval.best not in evaluator.names() and evaluator.names():
         raise UserError(f"config.eval.best is {config.eval.best!r}, but measured are {', '.join(evaluator.names())}")
-    if parallel.is_primary():
-        workdir.prepare(directory, config, overwrite)
-        state_bytes = sum(x.nbytes for x in jax.tree.leaves(state))
-        workdir.check_space(directory, state_bytes, config.checkpoint.keep_last + 2)
-    parallel.barrier("workdir")
+    state_bytes = sum(x.nbytes for x in jax.tree.leaves(state))
+    parallel.from_primary(lambda: _prepare(directory, config, overwrite, state_bytes))
     run = _Run(config, directory, model, recipe, evaluator, steps)
     state = run.restore_or_begin(state)
     print_header(config, directory, source, state, steps)
@@ -90,6 +87,11 @@ def train(config: ConfigDict, directory: str | Path, overwrite: bool = False) ->
         run.close()
 
 
+def _prepare(directory: Path, config: ConfigDict, overwrite: bool, state_bytes: int) -> None:
+    workdir.prepare(directory, config, overwrite)
+    workdir.check_space(directory, state_bytes, config.checkpoint.keep_last + 2)
+
+
 class _Run:
     """The parts of a run that stay the same from step to step, and its bookkeeping."""
 
@@ -104,26 +106,28 @@ class _Run:
     ):
         self.config, self.directory, self.model, self.recipe = config, directory, model, recipe
         self.evaluator, self.steps = evaluator, steps
-        self.checkpoints = checkpoint.TrainingCheckpoints(directory / "checkpoints", config.checkpoint.keep_last)
-        self.writer: metrics.MetricsWriter | None = None
+        self.checkpoints: checkpoint.TrainingCheckpoints | None = None  # on the primary process alone
+        self.writer: metrics.MetricsWriter | None = None  # likewise
         self.pending: list[dict[str, jax.Array]] = []  # metrics of the steps since the last flush, on the device
         self.evaluation: dict[str, float] = {}
         self.saved_step = -1
 
     def restore_or_begin(self, state: TrainState) -> TrainState:
         """The state of the last complete checkpoint; the given one, kept as `initial` for later comparison, if none."""
-        step = self.checkpoints.latest_step()
-        if step is None:
-            initial = self.directory / "checkpoints" / checkpoint.INITIAL
-            if parallel.is_primary() and not initial.exists():
-                checkpoint.save_model(initial, self.model)
-        else:
-            state = self.checkpoints.restore_training(step, state)
-            self.saved_step = step
-        if parallel.is_primary():
-            self.writer = metrics.MetricsWriter(self.directory, int(state.step))
-            self.evaluation = _last_evaluation(self.directory, self.evaluator.names())
+        state, self.saved_step, self.evaluation = parallel.from_primary(lambda: self._open(state))
         return state
+
+    def _open(self, state: TrainState) -> tuple[TrainState, int, dict[str, float]]:
+        """Opens the files of the run; gives its state, the step of its last checkpoint (-1: none), and evaluation."""
+        folder = self.directory / "checkpoints"
+        if not (folder / checkpoint.INITIAL).exists():  # before the manager begins to clear temporary directories away
+            checkpoint.save_model(folder / checkpoint.INITIAL, self.model)
+        self.checkpoints = checkpoint.TrainingCheckpoints(folder, self.config.checkpoint.keep_last)
+        step = self.checkpoints.latest_step()
+        if step is not None:
+            state = self.checkpoints.restore_training(step, state)
+        self.writer = metrics.MetricsWriter(self.directory, int(state.step))
+        return state, -1 if step is None else step, _last_evaluation(self.directory, self.evaluator.names())
 
     def loop(self, state: TrainState, batches) -> Result:
         """Runs to the last step, or until a signal asks to stop."""
@@ -133,7 +137,7 @@ class _Run:
         with _StopSignals() as stop, Progress(self.steps, "training", "step", done=step) as progress:
             while True:
                 finished = step >= self.steps
-                stopping = stop.name or ("SIGTERM" if parallel.preempted(step) else "")
+                stopping = stop.asked(step)
                 if not stopping and (finished or self._due(step, self.config.eval.every) or step == 0):
                     self.evaluate(step, state, progress, speed)
                 if finished or stopping or self._due(step, self.config.checkpoint.every):
@@ -156,7 +160,7 @@ class _Run:
                 if self._due(step, self.config.log_every) or step == self.steps:
                     note = self.log(step, speed)
                 progress.advance(1, note)
-        self._finish_writing()
+        parallel.from_primary(self._finish_writing)
         if parallel.is_primary():
             pictures.save_curves(self.directory / "curves.png", metrics.read_metrics(self.directory / "metrics.jsonl"))
         return Result(step, "" if finished else stopping, self.evaluation)
@@ -186,8 +190,7 @@ class _Run:
         if not self.evaluator.names() or (self.evaluation and self.saved_step == step):
             return
         with speed.paused():
-            values = self.evaluator(state) if parallel.is_primary() else dict.fromkeys(self.evaluator.names(), 0.0)
-        self.evaluation = parallel.from_primary(values)
+            self.evaluation = parallel.from_primary(lambda: self.evaluator(state))
         if self.writer is not None:
             self.writer.write(step, self.evaluation)
             progress.write(
@@ -199,6 +202,10 @@ class _Run:
         if step == self.saved_step or step == 0:
             return
         self.flush_before_save(step)
+        parallel.from_primary(lambda: self._write(step, state))
+        self.saved_step = step
+
+    def _write(self, step: int, state: TrainState) -> None:
         model = build.scoring_model(self.recipe, state, self.model, {"step": step, "evaluation": self.evaluation})
         measured = self._due(step, self.config.eval.every) or step == self.steps
         best = evals.best_metric(self.config, self.evaluation) if measured else None
@@ -206,7 +213,6 @@ class _Run:
             self.checkpoints.save(step, model, state, best)
         except OSError as error:
             raise self._not_saved(step, error) from None
-        self.saved_step = step
 
     def flush_before_save(self, step: int) -> None:
         """Makes sure that nothing that is not finite is ever saved."""
@@ -235,14 +241,14 @@ class _Run:
         degraded = jax.jit(lambda crops, example: degrade_batch(crops, example, self.recipe))(
             few["crops"], few["example"]
         )
-        keys = example_keys(self.recipe.seed, STREAM_TYPES, few["example"])
-        types = [np.atleast_1d(degradations.sample_types(key, 1, self.recipe.composed)[0]) for key in keys]
+        types = np.asarray(draw_types(few["example"], self.recipe)).reshape(len(few["example"]), -1)
         titles = ["\n+ ".join(degradations.TYPES[t] for t in row if t >= 0) for row in types]
         pictures.save_degraded_examples(self.directory / "degradations.png", few["crops"], np.asarray(degraded), titles)
 
     def close(self) -> None:
         """Ends the background work."""
-        self.checkpoints.close()
+        if self.checkpoints is not None:
+            self.checkpoints.close()
         if self.writer is not None:
             self.writer.close()
 
@@ -250,23 +256,31 @@ class _Run:
 class _StopSignals:
     """While entered, the first SIGTERM or Ctrl-C only asks the loop to save and stop; a second Ctrl-C stops at once.
 
-    Several processes must stop at the same step: there SIGTERM is left to JAX's preemption service, see `parallel`.
+    Several processes must stop at the same step: there JAX's preemption service takes SIGTERM, also for Ctrl-C.
     """
 
     def __init__(self):
-        self.name = ""
+        self._alone = parallel.is_alone()
+        self._name = ""
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> "_StopSignals":
-        if jax.process_count() == 1:
-            for number in (signal.SIGTERM, signal.SIGINT):
-                self._previous[number] = signal.signal(number, self._ask)
+        for number in (signal.SIGTERM, signal.SIGINT) if self._alone else (signal.SIGINT,):
+            self._previous[number] = signal.signal(number, self._ask)
         return self
 
     def _ask(self, number: int, frame: Any) -> None:
-        if self.name and number == signal.SIGINT:
+        if self._name and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.name = signal.Signals(number).name
+        self._name = signal.Signals(number).name
+        if not self._alone:
+            signal.raise_signal(signal.SIGTERM)
+
+    def asked(self, step: int) -> str:
+        """The name of the signal that asks to stop at this step, else ""; to be called at every step."""
+        if self._alone:
+            return self._name
+        return (self._name or "SIGTERM") if parallel.preempted(step) else ""
 
     def __exit__(self, *exception: Any) -> None:
         for number, handler in self._previous.items():

@@ -6,8 +6,11 @@ processes run the same command after `initialize`; a step then spans all their d
 
 import functools
 import os
+import pickle
+import sys
+import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn, TypeVar
 
 import jax
 import numpy as np
@@ -18,6 +21,10 @@ from qualiclip_jax.errors import UserError
 from qualiclip_jax.training.state import Recipe
 
 AXIS = "devices"
+PIECE = 2**22  # bytes sent at once between processes
+CONNECTION_WORDS = ("Gloo", "Connection", "UNAVAILABLE", "heartbeat")  # in errors after the end of another process
+
+T = TypeVar("T")
 
 
 def initialize() -> None:
@@ -39,6 +46,11 @@ def initialize() -> None:
     on_tpu_pod = len(os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",")) > 1
     if in_slurm_job or on_tpu_pod:
         jax.distributed.initialize()
+
+
+def is_alone() -> bool:
+    """Whether this is the only process of the run."""
+    return jax.process_count() == 1
 
 
 def is_primary() -> bool:
@@ -85,25 +97,65 @@ def put_batch(batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
 
 
 def replicate(tree: Any) -> Any:
-    """Puts a copy of every array on every device of every process."""
-    return jax.device_put(tree, NamedSharding(Mesh(np.array(jax.devices()), (AXIS,)), PartitionSpec()))
+    """Puts a copy of every array on every device of this process (`tree` is the same on all processes)."""
+    return jax.device_put(tree, NamedSharding(Mesh(np.array(jax.local_devices()), (AXIS,)), PartitionSpec()))
 
 
-def from_primary(values: dict[str, float]) -> dict[str, float]:
-    """The primary process's numbers, on every process (all must call it, with the same names)."""
-    if jax.process_count() == 1:
-        return values
-    names = sorted(values)
-    shared = multihost_utils.broadcast_one_to_all(np.array([values[name] for name in names], np.float64))
-    return dict(zip(names, map(float, shared)))
+def from_primary(compute: Callable[[], T]) -> T:
+    """What `compute()` gives on the primary process, on every process (all must call it); the others do not compute.
+
+    So files are read and written by one process alone, and a disk of its own serves each.
+
+    Raises:
+      UserError: on every process, if `compute` raises it on the primary one.
+    """
+    if is_alone():
+        return compute()
+    result = error = None
+    if is_primary():
+        try:
+            result = compute()
+        except UserError as raised:
+            error = raised
+    result, error = pickle.loads(_broadcast(pickle.dumps((result, error)) if is_primary() else b""))
+    if error is not None:
+        raise error
+    return result
+
+
+def _broadcast(payload: bytes) -> bytes:
+    """The primary's bytes on every process, sent in pieces of one size (so that one compilation serves all)."""
+    size = multihost_utils.broadcast_one_to_all(np.array(divmod(len(payload), PIECE), np.uint32))
+    whole, rest = map(int, size)
+    pieces = []
+    for start in range(0, whole * PIECE + rest, PIECE):
+        piece = np.zeros(PIECE, np.uint8)
+        mine = np.frombuffer(payload[start : start + PIECE], np.uint8)
+        piece[: mine.size] = mine
+        pieces.append(multihost_utils.broadcast_one_to_all(piece).tobytes())
+    return b"".join(pieces)[: whole * PIECE + rest]
 
 
 def preempted(step: int) -> bool:
-    """Whether the processes of a multi-process run have agreed to stop at this step, after a SIGTERM to any of them."""
-    return jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(step)
+    """Whether the processes of a multi-process run have agreed to stop at this step, after a SIGTERM to any of them.
+
+    To be called at every step: they agree on one that none has reached yet.
+    """
+    return multihost_utils.reached_preemption_sync_point(step)
 
 
-def barrier(name: str) -> None:
-    """Waits until every process has come here."""
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(name)
+def lost_others(error: Exception) -> bool:
+    """Whether an error means that another process of the run has ended."""
+    return isinstance(error, jax.errors.JaxRuntimeError) and any(word in str(error) for word in CONNECTION_WORDS)
+
+
+def leave(status: int) -> NoReturn:
+    """Ends this process at once with an exit status, after a failure.
+
+    At an ordinary exit JAX waits, for minutes, until the other processes exit too; they may be waiting for this one.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if is_primary():
+        time.sleep(2)  # it serves the others: those that fail for the same reason may say so first
+    os._exit(status)
