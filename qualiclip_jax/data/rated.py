@@ -165,7 +165,7 @@ def _load_csv(spec: str, allow_missing: bool) -> RatedSet:
     if absent and (len(absent) == len(files) or not allow_missing):
         raise UserError(
             f"{path}: {len(absent)} of {len(files)} images are not in {folder}: {_some(absent)}"
-            + ("" if len(absent) == len(files) else " (allow missing images to go on without them)")
+            + ("" if len(absent) == len(files) else " (--allow-missing goes on without them)")
         )
     columns = {name: [v for v, is_there in zip(values, there) if is_there] for name, values in columns.items()}
     files = [file for file, is_there in zip(files, there) if is_there]

@@ -158,16 +158,15 @@ def test_damaged_records_are_named_by_image(three, tmp_path):
     data[600:700] = bytes(100)  # inside the first kilobytes, where the images are
     records.write_bytes(data)
     loaded = rated.load("agiqa3k", tmp_path / "data")
-    failed = []
+    whole, errors = {}, {}
     for index, record in enumerate(three):
         try:
-            read = loaded.image_bytes(index)
+            whole[record.image] = loaded.image_bytes(index)
         except ImageError as error:
-            failed.append(error)
-            assert str(error).startswith(f"{record.image}: cannot be read")
-        else:
-            assert read == (tmp_path / "manual/file" / record.image).read_bytes()
-    assert failed
+            errors[record.image] = str(error)
+    assert errors
+    assert all(text.startswith(f"{image}: cannot be read") for image, text in errors.items())
+    assert whole == {image: (tmp_path / "manual/file" / image).read_bytes() for image in whole}
 
 
 def test_damaged_prepared_set_says_to_prepare_again(three, tmp_path):
@@ -264,6 +263,17 @@ def test_many_threads_read_one_set(three, tmp_path):
     with ThreadPoolExecutor(8) as pool:
         read = list(pool.map(loaded.image_bytes, indices))
     assert read == [loaded.image_bytes(i) for i in indices]
+
+
+def test_console_command(three, tmp_path):
+    code = "import sys; from qualiclip_jax.cli import console; sys.argv[0] = 'qualiclip'; console()"
+    command = [sys.executable, "-c", code, "data"]
+    done = subprocess.run([*command, "list", "--data-dir", str(tmp_path)], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("name")
+    wrong = subprocess.run([*command, "prepare", "koniq"], capture_output=True, text=True)
+    assert wrong.returncode == 1
+    assert wrong.stderr.startswith("error: no image set 'koniq'; known are ")
+    assert len(wrong.stderr.splitlines()) == 1
 
 
 def test_labels_alone_open_no_record(three, tmp_path):
