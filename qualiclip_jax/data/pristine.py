@@ -77,7 +77,10 @@ def crop_pairs(
     Raises:
       UserError: a field out of range, or (`small="skip"`) no photo as large as the crop; while iterating, if more than
         5 % of the photos tried cannot be decoded (judged once 100 photos, or all, have been tried).
+      ValueError: `process_index` or `start_step` makes no sense.
     """
+    if not 0 <= process_index < process_count or start_step < 0:
+        raise ValueError(f"process {process_index} of {process_count}, from step {start_step}")
     _check_fields(batch_size, crop_size, seed, process_count, min_overlap, scale_range, small)
     if small == "skip":
         _require_large_enough(source, crop_size)
@@ -254,7 +257,7 @@ def _check_fields(batch_size, crop_size, seed, process_count, min_overlap, scale
         ("data.crop_size", crop_size, crop_size >= 1, "a positive number of px"),
         ("data.min_overlap", min_overlap, 0 <= min_overlap <= 1, "between 0 and 1"),
         ("data.scale_range", scale_range, 0 < low <= high <= 1, "(low, high) with 0 < low <= high <= 1"),
-        ("data.small", small, small in ("enlarge", "skip"), "'enlarge' or 'skip'"),
+        ("data.small_images", small, small in ("enlarge", "skip"), "'enlarge' or 'skip'"),
     ):
         if not fine or (isinstance(value, float) and math.isnan(value)):
             raise UserError(f"{field} is {value!r}, must be {expected}")
@@ -264,12 +267,12 @@ def _require_large_enough(source: Source, crop_size: int) -> None:
     largest = 0
     for index in range(len(source)):
         try:
-            largest = max(largest, source.short_side(index) or min(source[index].shape[:2]))
-        except ImageError:
+            largest = max(largest, min(source.size(index)))
+        except ImageError:  # counted when its turn comes
             continue
         if largest >= crop_size:
             return
     raise UserError(
         f"data.crop_size is {crop_size}, larger than every image of {source.describe()}, whose shorter sides are "
-        f"{largest} px at most: choose a smaller one, or data.small = 'enlarge'"
+        f"{largest} px at most: choose a smaller one, or data.small_images = 'enlarge'"
     )

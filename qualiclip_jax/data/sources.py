@@ -1,28 +1,25 @@
 """Where pristine images come from: a folder, a prepared tfds data set, or scikit-image's photographs.
 
 A source is a random-access sequence of images: `len(source)`, `source[i]` -> uint8 [H, W, 3], `source.names[i]`,
-`source.short_side(i)` from the header alone, `source.describe()`. Images are decoded when asked for, never kept.
+`source.size(i)` from the header alone, `source.describe()`. Images are decoded when asked for, never kept.
 All sources may be read from several threads.
 """
 
 import importlib.util
-import io
 import os
 import re
-import warnings
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-from PIL import Image
 
 from qualiclip_jax.data import store
 from qualiclip_jax.errors import UserError
-from qualiclip_jax.images import ImageError, decode_image, list_images, read_image
+from qualiclip_jax.images import ImageError, decode_image, decode_size, list_images, read_image, read_size
 
 SPECS = "folder:PATH, tfds:NAME[:SPLIT][@DATA_DIR], sample, sample:train, sample:test; several joined by commas"
 
@@ -51,8 +48,8 @@ class Source(Protocol):
     def __getitem__(self, index: int) -> np.ndarray:
         """Decodes image `index` to uint8 [H, W, 3]; raises `ImageError` if it cannot be read."""
 
-    def short_side(self, index: int) -> int | None:
-        """The smaller of height and width in px, from the header; None if that cannot be read."""
+    def size(self, index: int) -> tuple[int, int]:
+        """(height, width) of image `index` from its header; raises `ImageError` if that cannot be read."""
 
     def describe(self) -> str:
         """A few words for the screen and the logs."""
@@ -108,22 +105,22 @@ class FolderSource:
 
     def __init__(self, where: str | os.PathLike, paths: Sequence[Path] | None = None):
         self._where = os.path.expanduser(where)
-        self._paths = list_images(self._where) if paths is None else list(paths)
+        self.paths = list_images(self._where) if paths is None else list(paths)
 
     @cached_property
     def names(self) -> list[str]:
         if not os.path.isdir(self._where):
-            return [str(path) for path in self._paths]
-        return [path.relative_to(self._where).as_posix() for path in self._paths]
+            return [str(path) for path in self.paths]
+        return [path.relative_to(self._where).as_posix() for path in self.paths]
 
     def __len__(self) -> int:
-        return len(self._paths)
+        return len(self.paths)
 
     def __getitem__(self, index: int) -> np.ndarray:
-        return read_image(self._paths[index])
+        return read_image(self.paths[index])
 
-    def short_side(self, index: int) -> int | None:
-        return _short_side(lambda: self._paths[index])
+    def size(self, index: int) -> tuple[int, int]:
+        return read_size(self.paths[index])
 
     def describe(self) -> str:
         return f"folder:{self._where} ({len(self)} images)"
@@ -139,7 +136,7 @@ class SampleSource(FolderSource):
         folder = Path(package.submodule_search_locations[0], "data")
         super().__init__(folder, [folder / name for name in SAMPLES[part]])
         self._spec = f"sample:{part}" if part else "sample"
-        missing = [path.name for path in self._paths if not path.is_file()]
+        missing = [path.name for path in self.paths if not path.is_file()]
         if missing:
             raise UserError(
                 f"{self._spec}: {', '.join(missing)} not in {folder}; reinstall scikit-image from its wheel"
@@ -147,7 +144,7 @@ class SampleSource(FolderSource):
 
     @cached_property
     def names(self) -> list[str]:
-        return [path.stem for path in self._paths]
+        return [path.stem for path in self.paths]
 
     def describe(self) -> str:
         return f"{self._spec} ({len(self)} photographs of scikit-image)"
@@ -184,8 +181,8 @@ class TfdsSource:
     def __getitem__(self, index: int) -> np.ndarray:
         return decode_image(self._encoded(index), self.names[index])
 
-    def short_side(self, index: int) -> int | None:
-        return _short_side(lambda: io.BytesIO(self._encoded(index)))
+    def size(self, index: int) -> tuple[int, int]:
+        return decode_size(self._encoded(index), self.names[index])
 
     def _encoded(self, index: int) -> bytes:
         try:
@@ -265,19 +262,9 @@ class JoinedSource:
         source, local = self._locate(index)
         return source[local]
 
-    def short_side(self, index: int) -> int | None:
+    def size(self, index: int) -> tuple[int, int]:
         source, local = self._locate(index)
-        return source.short_side(local)
+        return source.size(local)
 
     def describe(self) -> str:
         return " + ".join(source.describe() for source in self._sources)
-
-
-def _short_side(file: Callable[[], Path | io.BytesIO]) -> int | None:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(file()) as image:
-                return min(image.size)
-    except Exception:  # damaged files make Pillow raise nearly every class there is
-        return None

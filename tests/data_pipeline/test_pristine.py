@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from qualiclip_jax.data import pristine
+from qualiclip_jax.data.crops import Pair, draw_pair
 from qualiclip_jax.data.pristine import crop_pairs, open_source, photos
 from qualiclip_jax.errors import UserError
 from qualiclip_jax.images import ImageError
@@ -39,8 +40,8 @@ class Memory:
             raise ImageError(self.names[index], "truncated image")
         return self.images[index]
 
-    def short_side(self, index):
-        return min(self.images[index].shape[:2])
+    def size(self, index):
+        return self.images[index].shape[:2]
 
     def describe(self):
         return f"{len(self)} photos in memory"
@@ -198,13 +199,27 @@ def test_nothing_usable_left_is_said_and_not_searched_for_ever():
 )
 def test_fields_out_of_range_are_named(field, value):
     fields = {"batch_size": 4, "crop_size": SIDE, "seed": 0} | {field: value}
-    with pytest.raises(UserError, match=f"{field} is "):
+    with pytest.raises(UserError, match=rf"{field}\w* is "):
         crop_pairs(Memory(), **fields)
 
 
 def test_batch_must_divide_by_the_processes():
     with pytest.raises(UserError, match="batch_size is 6, must be a multiple of the 4 processes"):
         crop_pairs(Memory(), batch_size=6, crop_size=SIDE, seed=0, process_count=4)
+
+
+def test_process_index_must_be_one_of_the_processes():
+    with pytest.raises(ValueError, match="process 2 of 2"):
+        crop_pairs(Memory(), batch_size=4, crop_size=SIDE, seed=0, process_index=2, process_count=2)
+
+
+def test_stream_is_what_it_was():
+    """A resumed run must go on with the stream it began with, also after an upgrade: changing these is a new stream."""
+    crops, _, _ = stream(Memory(), steps=2, seed=0, scale_range=(0.5, 1.0))
+    assert which(crops).tolist() == [18, 8, 16, 7, 20, 13, 1, 0]
+    rng = np.random.Generator(np.random.Philox(key=np.array([0, 1], np.uint64)))
+    pair = draw_pair(rng, (60, 80), crop_size=SIDE, scale_range=(0.5, 1.0))
+    assert pair == Pair(size=(56, 75), corners=((12, 24), (8, 26)), flip=True)
 
 
 def test_close_ends_the_threads():

@@ -33,7 +33,7 @@ def test_folder_is_read_with_its_subfolders(folder):
     assert len(source) == 3
     assert list(source.names) == ["a.png", "b.png", "nature/sea/c.PNG"]
     np.testing.assert_array_equal(source[1], picture(0))
-    assert source.short_side(2) == 20
+    assert source.size(2) == (20, 30)
     assert "3 images" in source.describe()
 
 
@@ -48,7 +48,9 @@ def test_samples_are_whole_and_the_test_part_is_held_out():
     assert not set(train.names) & set(test.names)
     assert set(both.names) == {*train.names, *test.names}
     assert test[0].shape == (300, 451, 3)
-    assert all(min(both[i].shape[:2]) == both.short_side(i) >= 300 for i in range(len(both)))
+    for i in range(len(both)):
+        assert both[i].shape == (*both.size(i), 3)
+        assert min(both.size(i)) >= 300
 
 
 def test_samples_come_with_the_wheel():
@@ -64,7 +66,7 @@ def test_sources_joined(folder):
     assert list(source.names) == [name for part in parts for name in part.names]
     np.testing.assert_array_equal(source[3], parts[1][1])
     np.testing.assert_array_equal(source[len(source) - 1], parts[2][len(parts[2]) - 1])
-    assert source.short_side(2) == 20
+    assert source.size(2) == (20, 30)
     with pytest.raises(IndexError):
         source[len(source)]
 
@@ -152,7 +154,7 @@ def test_tfds_names_sizes_and_threads(prepared):
     source = open_source(f"tfds:tiny_set:photos@{prepared}")
     assert len(source) == len(source.names) == 8
     assert source.names[3] == "tiny_set:photos#3"
-    assert source.short_side(3) == 20
+    assert source.size(3) == (20, 30)
     assert source.describe() == "tfds:tiny_set:photos (8 images)"
     with ThreadPoolExecutor(8) as pool:
         for i, image in enumerate(pool.map(lambda i: source[i % 8], range(64))):
