@@ -79,8 +79,9 @@ _CURVES = {4: _logistic4, 5: _logistic5}
 def fit_logistic(x: ArrayLike, y: ArrayLike, parameters: int = 4) -> Logistic:
     """Least-squares fit of the mapping that is customary before PLCC and RMSE.
 
-    The fit runs on standardised values, within bounds that keep the bend inside or near the data (its centre within
-    one range of the data, its width between 1/1000 and 10 ranges), from several starts; the best one counts.
+    Only the centre and the width of the bend are searched for, from the best point of a grid; for each, the other
+    parameters are a linear least-squares problem. The bounds keep the bend in or near the data: its centre no further
+    outside than their range, its width between 1/30 and 30 of their standard deviations.
 
     Args:
       x: predictions [N].
@@ -91,7 +92,7 @@ def fit_logistic(x: ArrayLike, y: ArrayLike, parameters: int = 4) -> Logistic:
       The mapping.
 
     Raises:
-      FitError: fewer pairs than parameters + 1, no start converged, or the best curve is flat over the data.
+      FitError: no more pairs than parameters, the search did not converge, or the best curve is flat over the data.
       UserError: input without an answer.
     """
     x, y = _pairs(x, y)
@@ -99,49 +100,52 @@ def fit_logistic(x: ArrayLike, y: ArrayLike, parameters: int = 4) -> Logistic:
         raise ValueError(f"parameters is {parameters}, 4 or 5 expected")
     if len(x) <= parameters:
         raise FitError(f"{len(x)} images are too few to fit {parameters} parameters")
-    (x_mid, x_unit), (y_mid, y_unit) = (_middle_and_range(values) for values in (x, y))
-    u, v = (x - x_mid) / x_unit, (y - y_mid) / y_unit  # both within [-1, 1]
-    starts, low, high = _starts_and_bounds(parameters, np.sign(stats.spearmanr(u, v).statistic) or 1.0, np.median(u))
-    curve = _CURVES[parameters]
-    fits = [
-        optimize.least_squares(
-            lambda p: curve(u, *p) - v, start, bounds=(low, high), xtol=1e-12, ftol=1e-12, gtol=1e-12
-        )
-        for start in starts
+    (x_mid, x_unit), (y_mid, y_unit) = ((float(np.mean(values)), float(np.std(values))) for values in (x, y))
+    u, v = (x - x_mid) / x_unit, (y - y_mid) / y_unit
+
+    def linear(bend: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Residuals and coefficients of the best curve with a given bend (centre, log of the width)."""
+        basis = _basis(u, bend, parameters)
+        coefficients = np.linalg.lstsq(basis, v, rcond=None)[0]
+        return basis @ coefficients - v, coefficients
+
+    grid = [
+        np.array((centre, np.log(width)))
+        for centre in np.quantile(u, np.linspace(0.1, 0.9, 9))
+        for width in (0.05, 0.1, 0.2, 0.5, 1, 3)
     ]
-    fits = [fit for fit in fits if fit.status > 0 and np.all(np.isfinite(fit.x))]
-    if not fits:
+    start = min(grid, key=lambda bend: float(np.sum(linear(bend)[0] ** 2)))
+    outside = float(np.ptp(u))
+    bounds = [u.min() - outside, -np.log(30)], [u.max() + outside, np.log(30)]
+    fit = optimize.least_squares(
+        lambda bend: linear(bend)[0], start, bounds=bounds, method="dogbox", xtol=1e-9, ftol=1e-9
+    )
+    if fit.status <= 0:
         raise FitError(f"the {parameters}-parameter logistic fit did not converge")
-    best = min(fits, key=lambda fit: fit.cost)
-    mapping = Logistic(_unstandardised(best.x, x_mid, x_unit, y_mid, y_unit))
+    mapping = Logistic(_unstandardised(fit.x, linear(fit.x)[1], x_mid, x_unit, y_mid, y_unit))
     if np.ptp(mapping(x)) <= 1e-6 * y_unit:
         raise FitError(f"the {parameters}-parameter logistic fit is flat: the predictions explain nothing")
     return mapping
 
 
-def _middle_and_range(values: np.ndarray) -> tuple[float, float]:
-    return float(np.mean(values)), float(np.ptp(values))
+def _basis(u: np.ndarray, bend: np.ndarray, parameters: int) -> np.ndarray:
+    """The functions that a curve of a given bend is a sum of, [N, 2] or [N, 3]."""
+    step = special.expit((u - bend[0]) / np.exp(bend[1]))
+    columns = (step, np.ones_like(u)) if parameters == 4 else (step - 0.5, u, np.ones_like(u))
+    return np.stack(columns, axis=1)
 
 
-def _starts_and_bounds(parameters: int, sign: float, centre: float) -> tuple[list, list, list]:
-    """Starting points and bounds in standardised units, where data lie within [-1, 1]."""
-    widths = (0.03, 0.1, 0.3)
-    if parameters == 4:
-        starts = [(0.5 * sign, -0.5 * sign, centre, width) for width in widths]
-        return starts, [-20.0, -20.0, -2.0, 1e-3], [20.0, 20.0, 2.0, 10.0]
-    starts = [(sign, 1 / width, centre, 0.0, 0.0) for width in widths]
-    starts.append((0.1 * sign, 1 / widths[1], centre, 0.8 * sign, 0.0))  # nearly a straight line
-    return starts, [-20.0, 0.1, -2.0, -20.0, -20.0], [20.0, 1e3, 2.0, 20.0, 20.0]
-
-
-def _unstandardised(p: np.ndarray, x_mid: float, x_unit: float, y_mid: float, y_unit: float) -> tuple[float, ...]:
-    if len(p) == 4:
-        b1, b2, b3, b4 = p
-        values = (y_mid + y_unit * b1, y_mid + y_unit * b2, x_mid + x_unit * b3, x_unit * b4)
+def _unstandardised(
+    bend: np.ndarray, coefficients: np.ndarray, x_mid: float, x_unit: float, y_mid: float, y_unit: float
+) -> tuple[float, ...]:
+    """The parameters of `Logistic` in the units of the data."""
+    centre, width = x_mid + x_unit * bend[0], x_unit * np.exp(bend[1])
+    if len(coefficients) == 2:
+        height, foot = coefficients * y_unit
+        values = (y_mid + foot + height, y_mid + foot, centre, width)
     else:
-        b1, b2, b3, b4, b5 = p
-        slope = y_unit * b4 / x_unit
-        values = (y_unit * b1, b2 / x_unit, x_mid + x_unit * b3, slope, y_mid + y_unit * b5 - slope * x_mid)
+        height, rise, level = coefficients * y_unit
+        values = (height, 1 / width, centre, rise / x_unit, y_mid + level - rise / x_unit * x_mid)
     return tuple(float(value) for value in values)
 
 
