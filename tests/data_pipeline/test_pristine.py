@@ -223,16 +223,16 @@ def test_stream_is_what_it_was():
 
 
 def test_close_ends_the_threads():
-    before = threading.active_count()
+    before = set(threading.enumerate())
     batches = crop_pairs(Memory(), batch_size=4, crop_size=SIDE, seed=0, threads=3, prefetch=50)
     next(batches)
-    started = [thread for thread in threading.enumerate() if "grain" in thread.name]
-    assert threading.active_count() > before
+    started = set(threading.enumerate()) - before
+    assert len(started) == 3
     batches.close()
     batches.close()
     for thread in started:
         thread.join(timeout=20)
-    assert threading.active_count() == before
+    assert not any(thread.is_alive() for thread in started)
 
 
 def test_process_that_never_closes_still_ends():
