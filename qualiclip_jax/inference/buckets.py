@@ -1,13 +1,34 @@
 """Which images are scored together, and padded to which shape.
 
 XLA compiles a program per shape, so images of many sizes share a few shapes: each is padded at the right and bottom,
-and the encoder masks the padding, so that the score is that of the unpadded image. Pure NumPy; knows no models.
+and the encoder masks the padding, so that the score is that of the unpadded image. Padding costs time, and so does
+compiling: `plan` weighs one against the other. Pure NumPy; knows no models.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
+
+Size = tuple[int, int]  # height, width
+Shape = tuple[int, int, int]  # images, height, width
+MOST_SHAPES = 64  # that one plan adds
+MANY_SIZES = 512  # more distinct sizes are rounded up before planning
+
+
+@dataclasses.dataclass(frozen=True)
+class Costs:
+    """What things cost, in pixels: one pixel is the time that the encoder takes for it.
+
+    Attributes:
+      compile: to compile one more shape (more exactly: what a plan may spend on padding to save one).
+      call: to run the encoder once, whatever the batch.
+      batch: the most pixels in a batch, unless a single image has more.
+    """
+
+    compile: float
+    call: float
+    batch: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,34 +36,99 @@ class Batch:
     """Images that go through the encoder together.
 
     Attributes:
-      indices: which images, at most `count`.
-      count: images in the compiled shape; the rest is blank.
-      height, width: the shape that each is padded to.
+      indices: which images; the rest of the compiled shape is blank.
+      shape: images, height and width that are compiled.
     """
 
     indices: tuple[int, ...]
-    count: int
-    height: int
-    width: int
+    shape: Shape
+
+    @property
+    def pixels(self) -> int:
+        """Of the compiled shape."""
+        return self.shape[0] * self.shape[1] * self.shape[2]
 
 
-def plan(sizes: Sequence[tuple[int, int]], batch_pixels: float) -> list[Batch]:
-    """Groups images into batches of few shapes.
+def plan(sizes: Sequence[Size], costs: Costs, compiled: Collection[Shape] = ()) -> list[Batch]:
+    """Groups images into batches of few shapes, large ones first.
 
     Args:
       sizes: height and width of each image.
-      batch_pixels: the most pixels in a batch, unless a single image has more.
+      costs: of computing and compiling.
+      compiled: shapes that cost nothing to compile any more.
 
     Returns:
       Batches that hold every image once.
     """
-    batches = []
+    if not len(sizes):
+        return []
     sizes = np.asarray(sizes, np.int64).reshape(-1, 2)
-    shapes, member = np.unique(sizes, axis=0, return_inverse=True)
+    padded = _padded_sizes(sizes, costs, sorted({shape[1:] for shape in compiled}))
+    shapes, member = np.unique(padded, axis=0, return_inverse=True)
+    batches = []
     for k, (height, width) in enumerate(shapes.tolist()):
         indices = np.flatnonzero(member.reshape(-1) == k).tolist()
-        most = max(1, int(batch_pixels // (height * width)))
-        count = min(most, len(indices))
+        count = _batch_size(len(indices), height, width, costs, compiled)
         for start in range(0, len(indices), count):
-            batches.append(Batch(tuple(indices[start : start + count]), count, height, width))
-    return batches
+            batches.append(Batch(tuple(indices[start : start + count]), (count, height, width)))
+    return sorted(batches, key=lambda batch: batch.shape[1] * batch.shape[2], reverse=True)
+
+
+def rungs(largest: int) -> np.ndarray:
+    """The side lengths that padded shapes prefer, from 32 to `largest` or beyond: steps of 32, then about an eighth."""
+    ladder = [32]
+    while ladder[-1] < largest:
+        ladder.append(ladder[-1] + max(32, 2 ** int(np.log2(ladder[-1])) // 8))
+    return np.array(ladder)
+
+
+def _padded_sizes(sizes: np.ndarray, costs: Costs, compiled: list[Size]) -> np.ndarray:
+    """The shape [N, 2] that each image is padded to.
+
+    Greedy: from what is compiled and one shape that holds the rest, adds the shape that saves the most padding, as long
+    as that is more than a compilation costs. Candidates are the rungs, and the most frequent sizes as they are.
+    """
+    ladder = rungs(sizes.max())
+    on_rungs = ladder[np.searchsorted(ladder, sizes)]
+    distinct, member, count = np.unique(sizes, axis=0, return_inverse=True, return_counts=True)
+    frequent = distinct[np.argsort(-count * distinct.prod(1), kind="stable")[:MOST_SHAPES]]
+    if len(distinct) > MANY_SIZES:  # rare sizes are as good as their rungs
+        is_frequent = (sizes[:, None] == frequent[None]).all(-1).any(-1)
+        sizes = np.where(is_frequent[:, None], sizes, on_rungs)
+        distinct, member, count = np.unique(sizes, axis=0, return_inverse=True, return_counts=True)
+    grid = np.meshgrid(np.unique(on_rungs[:, 0]), np.unique(on_rungs[:, 1]), indexing="ij")
+    candidates = np.concatenate([frequent, np.stack(grid, -1).reshape(-1, 2)])  # [F, 2]
+    area = candidates.prod(1).astype(np.float64)
+    covers = (candidates[:, None] >= distinct[None]).all(-1)  # [F, K]
+
+    opened: list[Size] = []
+    choice = np.full(len(distinct), -1)  # which of `opened` each distinct size is padded to
+    current = np.full(len(distinct), np.inf)  # and the area of that
+
+    def add(shape: Size) -> None:
+        better = (np.array(shape) >= distinct).all(1) & (shape[0] * shape[1] < current)
+        choice[better], current[better] = len(opened), shape[0] * shape[1]
+        opened.append(shape)
+
+    for shape in compiled:
+        add(shape)
+    if (choice < 0).any():
+        add(tuple(ladder[np.searchsorted(ladder, distinct[choice < 0].max(0))].tolist()))
+    for _ in range(MOST_SHAPES):
+        gain = (np.maximum(current - area[:, None], 0) * covers) @ count - costs.compile
+        if gain.max() <= 0:
+            break
+        add(tuple(candidates[gain.argmax()].tolist()))
+    return np.array(opened)[choice[member.reshape(-1)]]
+
+
+def _batch_size(images: int, height: int, width: int, costs: Costs, compiled: Collection[Shape]) -> int:
+    """How many images a batch should have: the cheapest, counting blank ones, calls, and compiling."""
+    most = max(1, min(images, int(costs.batch // (height * width))))
+    done = {shape[0] for shape in compiled if shape[1:] == (height, width)}
+    sizes = np.array(sorted({*range(1, most + 1), *done}))
+    calls = -(-images // sizes)
+    cost = calls * (sizes * height * width + costs.call) + costs.compile * np.array(
+        [size not in done for size in sizes]
+    )
+    return int(sizes[cost.argmin()])

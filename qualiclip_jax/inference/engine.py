@@ -66,7 +66,7 @@ def _fetch_ahead(batches: Iterable[Batch], fetch: Callable[[int], np.ndarray]) -
     try:
         for batch in batches:
             waiting.append((batch, [pool.submit(fetch_or_error, i) for i in batch.indices]))
-            while len(waiting) > 1 and sum(b.count * b.height * b.width for b, _ in waiting) > AHEAD_PIXELS:
+            while len(waiting) > 1 and sum(b.pixels for b, _ in waiting) > AHEAD_PIXELS:
                 yield next_one()
         while waiting:
             yield next_one()

@@ -8,17 +8,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
-from qualiclip_jax import checkpoint, models, quality
+from qualiclip_jax import checkpoint, compilation, models
 from qualiclip_jax.errors import UserError
 from qualiclip_jax.images import ImageError, read_image, read_size
 from qualiclip_jax.inference import buckets, engine
+from qualiclip_jax.inference.encoder import Encoder
 
 TINY = "tiny"  # the small model that comes with the package
 _TINY_DIRECTORY = Path(__file__).parent / "tiny"
-
-BATCH_PIXELS = 0.5e6
 
 Images = np.ndarray | jax.Array | Sequence[np.ndarray | jax.Array]
 
@@ -47,8 +45,7 @@ class QualiCLIP:
         self._model = checkpoint.Model(
             clip, tuple(map(tuple, prompts)), np.asarray(prompt_features, np.float32), temperature, provenance or {}
         )
-        self._graph, self._state = nnx.split(clip)
-        self._attributes = jax.jit(self._attributes_of)
+        self._encoder = Encoder(self._model)
 
     @classmethod
     def load(cls, path: str | os.PathLike = TINY) -> "QualiCLIP":
@@ -62,8 +59,19 @@ class QualiCLIP:
           UserError: if there is none, if it is incomplete, or of another kind.
         """
         path = _TINY_DIRECTORY if str(path) == TINY and not Path(TINY).is_dir() else path
+        compilation.keep_compilations()
         model = checkpoint.load_model(path)
         return cls(model.clip, model.prompts, model.prompt_features, model.temperature, model.provenance)
+
+    @property
+    def clip(self) -> models.CLIP:
+        """The CLIP it was made with."""
+        return self._model.clip
+
+    @property
+    def prompt_features(self) -> np.ndarray:
+        """float32 [P, 2, D], unit length, positive first."""
+        return self._model.prompt_features
 
     @property
     def prompts(self) -> tuple[tuple[str, str], ...]:
@@ -88,8 +96,7 @@ class QualiCLIP:
     @property
     def smallest_side(self) -> int:
         """The fewest pixels an image may have in height and in width."""
-        image = self._model.clip.config.image
-        return max(32, getattr(image, "patch_size", 32))
+        return self._encoder.smallest_side
 
     def score(self, images: Images) -> np.ndarray:
         """Scores images.
@@ -117,7 +124,7 @@ class QualiCLIP:
         images = _as_list(images)
         result = np.empty((len(images), len(self.prompts)), np.float32)
         sizes = [image.shape[:2] for image in images]
-        for i, attributes in self.run(sizes, images.__getitem__):
+        for i, attributes in self.run(sizes, images.__getitem__, compiled=self._encoder.compiled):
             if isinstance(attributes, ImageError):
                 raise UserError(f"image {i}: {attributes.reason}")
             result[i] = attributes
@@ -128,6 +135,7 @@ class QualiCLIP:
         sizes: Sequence[tuple[int, int]],
         fetch: Callable[[int], np.ndarray],
         done: Collection[int] = frozenset(),
+        compiled: Collection[buckets.Shape] = frozenset(),
     ) -> Iterator[tuple[int, np.ndarray | ImageError]]:
         """Scores many images that are fetched one by one, in the order that suits the encoder.
 
@@ -136,28 +144,25 @@ class QualiCLIP:
           fetch: image uint8 or float32 [H, W, 3] by index; called in threads; may raise an `ImageError`.
           done: images whose scores are known from an earlier run. Batches are made of all images, and those that hold
             none but known ones are left out: so a run that goes on gives the very digits of one that was never cut.
+          compiled: shapes to prefer, because they are compiled already.
 
         Yields:
           (index, attribute scores float32 [P] or ImageError), each image once, but for batches left out.
         """
-        for i, (height, width) in enumerate(sizes):
-            if min(height, width) < self.smallest_side:
-                reason = f"{height} x {width} pixels, the smallest side that can be scored is {self.smallest_side}"
-                yield i, ImageError(f"image {i}", reason)
-        good = [i for i, size in enumerate(sizes) if min(size) >= self.smallest_side]
-        batches = buckets.plan([sizes[i] for i in good], BATCH_PIXELS)
-        batches = [batch for batch in batches if not all(good[i] in done for i in batch.indices)]
-        for i, attributes in engine.run(batches, lambda i: fetch(good[i]), self._encode):
-            yield good[i], attributes
-
-    def _encode(self, batch: buckets.Batch, images: list[np.ndarray]) -> jax.Array:
-        """Starts to score the images of a batch: attribute scores float32 [count, P]."""
-        padded = np.zeros((batch.count, batch.height, batch.width, 3), images[0].dtype)
-        sizes = np.full((batch.count, 2), (batch.height, batch.width), np.int32)
-        for i, image in enumerate(images):
-            height, width = sizes[i] = image.shape[:2]
-            padded[i, :height, :width] = image
-        return self._attributes(self._state, padded, sizes)
+        faults = [self._encoder.why_not(*size) for size in sizes]
+        yield from ((i, ImageError(f"image {i}", fault)) for i, fault in enumerate(faults) if fault)
+        huge = [i for i, size in enumerate(sizes) if not faults[i] and self._encoder.is_huge(*size)]
+        usual = sorted({i for i, fault in enumerate(faults) if not fault}.difference(huge))
+        batches = buckets.plan([sizes[i] for i in usual], self._encoder.costs, compiled)
+        batches = [batch for batch in batches if not all(usual[i] in done for i in batch.indices)]
+        for i, attributes in engine.run(batches, lambda i: fetch(usual[i]), self._encoder.start):
+            yield usual[i], attributes
+        for i in huge:
+            if i not in done:
+                try:
+                    yield i, self._encoder.score_in_tiles(fetch(i))[0]
+                except ImageError as error:
+                    yield i, error
 
     def score_files(self, paths: Sequence[str | os.PathLike]) -> np.ndarray:
         """Scores image files.
@@ -189,7 +194,7 @@ class QualiCLIP:
           float32 [...] in [0, 1], higher is better: maximise it.
         """
         flat = images.reshape(-1, *images.shape[-3:])
-        return self._attributes_of(self._state, flat).mean(-1).reshape(images.shape[:-3])
+        return self._encoder.attributes(flat).mean(-1).reshape(images.shape[:-3])
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes a checkpoint that `load` reads, whole or not at all.
@@ -198,13 +203,6 @@ class QualiCLIP:
           UserError: if `path` exists, or cannot be written.
         """
         checkpoint.save_model(path, self._model)
-
-    def _attributes_of(self, state: Any, images: jax.Array, sizes: jax.Array | None = None) -> jax.Array:
-        """images uint8 or float in [0, 1] [N, H, W, 3], sizes as in `CLIP.encode_image` -> float32 [N, P]."""
-        clip = nnx.merge(self._graph, state)
-        images = images.astype(jnp.float32) * (1 / 255) if images.dtype == jnp.uint8 else images.astype(jnp.float32)
-        features = clip.encode_image(models.normalise(images), sizes)
-        return quality.attribute_scores(features, jnp.asarray(self._model.prompt_features), self._model.temperature)
 
 
 def _as_list(images: Images) -> list[np.ndarray]:

@@ -1,0 +1,155 @@
+"""A model compiled for scoring: batches of padded images, and huge images in tiles."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from qualiclip_jax import models, quality
+from qualiclip_jax.checkpoint import Model
+from qualiclip_jax.inference import machine, tiles
+from qualiclip_jax.inference.buckets import Batch, Costs, Shape
+from qualiclip_jax.models.resnet import Area
+
+
+class Encoder:
+    """Computes the attribute scores of images.
+
+    Attributes:
+      config: of the CLIP.
+      compiled: the shapes that need not be compiled any more.
+    """
+
+    def __init__(self, model: Model):
+        clip = models.fold_batch_norm(model.clip)
+        self.config = clip.config
+        self._prompt_features, self._temperature = model.prompt_features, model.temperature
+        self._graph, self._state = nnx.split(clip.image)
+        self.compiled: set[Shape] = set()
+
+    @functools.cached_property
+    def costs(self) -> Costs:
+        """What compiling and computing cost, for `buckets.plan`."""
+        costs = machine.costs(self.config)
+        return costs if self.config.position != "native" else dataclasses.replace(costs, compile=0)  # never padded
+
+    @property
+    def smallest_side(self) -> int:
+        """The fewest pixels an image may have in height and in width."""
+        return max(32, getattr(self.config.image, "patch_size", 32))
+
+    def why_not(self, height: int, width: int) -> str | None:
+        """Why an image of this size cannot be scored; None if it can."""
+        config, image = self.config, self.config.image
+        if min(height, width) < self.smallest_side:
+            return f"{height} x {width} pixels, the smallest side that can be scored is {self.smallest_side}"
+        if config.position == "native" and (height, width) != (image.image_size, image.image_size):
+            return f"{height} x {width} pixels, and this model takes only {image.image_size} x {image.image_size}"
+        if isinstance(image, models.ViTConfig):
+            tokens, most = (height // image.patch_size) * (width // image.patch_size), machine.most_tokens(config)
+            if tokens > most:
+                megapixels = most * image.patch_size**2 / 1e6
+                return f"{height} x {width} pixels are too many for this model here (at most {megapixels:.0f} million)"
+        return None
+
+    def is_huge(self, height: int, width: int) -> bool:
+        """Whether an image must be scored in tiles."""
+        pixels = height * width
+        return self._can_tile() and pixels > machine.whole_image_pixels(self.config, pixels)
+
+    def attributes(self, images: jax.Array, sizes: jax.Array | None = None) -> jax.Array:
+        """Attribute scores, pure and differentiable; see `_attributes`."""
+        return self._attributes(self._state, images, sizes)
+
+    def start(self, batch: Batch, images: list[np.ndarray]) -> jax.Array:
+        """Starts to score a batch.
+
+        Args:
+          batch: from `buckets.plan`.
+          images: at most `batch.shape[0]`, uint8 or float32 [H, W, 3], all of one type.
+
+        Returns:
+          Attribute scores float32 [count, P]; those behind the last image have no meaning.
+        """
+        count, height, width = batch.shape
+        padded = np.zeros((count, height, width, 3), images[0].dtype)
+        sizes = np.full((count, 2), (height, width), np.int32)
+        for i, image in enumerate(images):
+            rows, columns = sizes[i] = image.shape[:2]
+            padded[i, :rows, :columns] = image
+        self.compiled.add(batch.shape)
+        return self._compiled_attributes(self._state, padded, None if self.config.position == "native" else sizes)
+
+    def score_in_tiles(self, image: np.ndarray, tile_pixels: float | None = None) -> np.ndarray:
+        """Scores one huge image.
+
+        Args:
+          image: uint8 or float32 [H, W, 3].
+          tile_pixels: the most pixels a tile may have; by the machine's memory if None.
+
+        Returns:
+          Attribute scores float32 [1, P].
+        """
+        height, width = image.shape[:2]
+        limit = tile_pixels or machine.whole_image_pixels(self.config, height * width)
+        cut = tiles.layout(height, width, tiles.halo_tokens(self.config.image), limit)
+        most = [max(piece.last - piece.first for piece in pieces) for pieces in (cut.rows, cut.columns)]
+        grid = (len(cut.rows) * most[0], len(cut.columns) * most[1])  # a shape that many image sizes share
+        tokens = np.zeros((1, *grid, self.config.image.features), jnp.dtype(self.config.compute_dtype))
+        tile = np.zeros((1, cut.height, cut.width, 3), image.dtype)
+        for row in cut.rows:
+            for column in cut.columns:
+                tile[:] = 0
+                source = image[row.start : row.start + row.length, column.start : column.start + column.length]
+                tile[0, : row.length, : column.length] = source
+                size = np.array([[row.length, column.length]], np.int32)
+                seen = np.asarray(self._compiled_tokens(self._state, tile, size))
+                kept = (_kept(row), _kept(column))
+                tokens[0, row.first : row.last, column.first : column.last] = seen[0, *kept]
+        return np.asarray(self._compiled_pool(self._state, tokens, np.array([[height // 32, width // 32]], np.int32)))
+
+    def _can_tile(self) -> bool:
+        return isinstance(self.config.image, models.ResNetConfig) and self.config.position != "native"
+
+    @functools.cached_property
+    def _compiled_attributes(self):
+        return jax.jit(self._attributes, compiler_options=machine.compiler_options())
+
+    @functools.cached_property
+    def _compiled_tokens(self):
+        return jax.jit(self._tokens, compiler_options=machine.compiler_options())
+
+    @functools.cached_property
+    def _compiled_pool(self):
+        return jax.jit(self._pool, compiler_options=machine.compiler_options())
+
+    def _attributes(self, state: Any, images: jax.Array, sizes: jax.Array | None) -> jax.Array:
+        """images uint8 or float in [0, 1] [N, H, W, 3], sizes as in `CLIP.encode_image` -> float32 [N, P]."""
+        features = nnx.merge(self._graph, state)(_normalised(images), sizes)
+        return self._quality(features)
+
+    def _tokens(self, state: Any, tile: jax.Array, size: jax.Array) -> jax.Array:
+        """A tile [1, H, W, 3] and its valid size [1, 2] -> what reaches the attention pool, [1, H / 32, W / 32, C]."""
+        return nnx.merge(self._graph, state).tokens(_normalised(tile), size)[0]
+
+    def _pool(self, state: Any, tokens: jax.Array, size: jax.Array) -> jax.Array:
+        """Tokens [1, R, K, C], of which size [1, 2] are valid -> attribute scores float32 [1, P]."""
+        encoder = nnx.merge(self._graph, state)
+        return self._quality(encoder.pool(tokens, Area(size), encoder.position))
+
+    def _quality(self, features: jax.Array) -> jax.Array:
+        features = features.astype(jnp.float32)
+        return quality.attribute_scores(features, jnp.asarray(self._prompt_features), self._temperature)
+
+
+def _normalised(images: jax.Array) -> jax.Array:
+    scale = 1 / 255 if images.dtype == jnp.uint8 else 1
+    return models.normalise(images.astype(jnp.float32) * scale)
+
+
+def _kept(piece: tiles.Piece) -> slice:
+    return slice(piece.skip, piece.skip + piece.last - piece.first)

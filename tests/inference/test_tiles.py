@@ -1,0 +1,60 @@
+"""Huge images: the tiles cover every token, and the score is that of the whole image."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from qualiclip_jax.inference import tiles
+from qualiclip_jax.models import ResNetConfig
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.integers(32, 20_000), st.integers(32, 20_000), st.integers(1, 32), st.floats(1e5, 1e8))
+def test_tiles_keep_each_token_once_and_far_from_cut_edges(height, width, halo, tile_pixels):
+    cut = tiles.layout(height, width, halo, tile_pixels)
+    for length, side, pieces in ((height, cut.height, cut.rows), (width, cut.width, cut.columns)):
+        assert [t for piece in pieces for t in range(piece.first, piece.last)] == list(range(length // 32))
+        for piece in pieces:
+            end = piece.start + piece.length
+            assert piece.start % 32 == 0
+            assert 0 <= piece.start < end <= length
+            assert piece.length == min(side, length - piece.start)
+            assert piece.start // 32 + piece.skip == piece.first
+            assert piece.start == 0 or piece.skip >= halo
+            assert end == length or end // 32 - piece.last >= halo
+
+
+def test_small_enough_images_are_one_tile():
+    cut = tiles.layout(1000, 2000, 7, 1024 * 2016)
+    assert (cut.height, cut.width, len(cut.rows), len(cut.columns)) == (1024, 2016, 1, 1)
+
+
+@pytest.mark.parametrize(("layers", "tokens"), [((3, 4, 6, 3), 7), ((3, 4, 23, 3), 16)])
+def test_halo(layers, tokens):
+    assert tiles.halo_tokens(ResNetConfig(layers, 64, 32)) == tokens
+
+
+@pytest.mark.parametrize("size", [(700, 505), (353, 1000)])
+def test_tiles_score_as_the_whole_image(resnet, size):
+    image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    image[size[0] // 2 :, : size[1] // 3] //= 4  # no two regions alike
+    encoder = resnet._encoder
+    cut = tiles.layout(*size, tiles.halo_tokens(encoder.config.image), 60_000)
+    assert len(cut.rows) * len(cut.columns) > 4
+    np.testing.assert_allclose(encoder.score_in_tiles(image, 60_000)[0], resnet.attributes(image)[0], atol=1e-5)
+
+
+def test_the_halo_is_no_larger_than_it_must_be(resnet):
+    """With one token less, the tokens at the cut differ: the test above can fail."""
+    image = np.random.default_rng(0).integers(0, 256, (320, 320, 3), dtype=np.uint8)
+    encoder = resnet._encoder
+    halo = tiles.halo_tokens(encoder.config.image)
+    size = np.array([[320, 320]], np.int32)
+    whole = np.asarray(encoder._compiled_tokens(encoder._state, image[None], size))[0]
+    cut = np.zeros_like(image)
+    cut[:, :160] = image[:, 160:]
+    right = np.asarray(encoder._compiled_tokens(encoder._state, cut[None], np.array([[320, 160]], np.int32)))[0]
+    error = np.abs(right[:10, :5] - whole[:10, 5:]).max((0, 2)) / np.abs(whole).max()
+    assert error[halo:].max() < 1e-6
+    assert error[halo - 1] > 1e-6
