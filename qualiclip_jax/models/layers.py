@@ -89,6 +89,22 @@ class BatchNorm(nnx.Module):
         return mean, var
 
 
+def attention(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array | None) -> jax.Array:
+    """Scaled dot-product attention; the softmax is computed in float32.
+
+    Args:
+      q, k, v: float [N, T, heads, d].
+      mask: bool, broadcasts to [N, heads, T, T]: which token (last axis) each token may attend to; None for all.
+
+    Returns:
+      [N, T, heads, d] in the type of v.
+    """
+    logits = jnp.einsum("nqhd,nkhd->nhqk", q * q.shape[-1] ** -0.5, k, preferred_element_type=jnp.float32)
+    if mask is not None:
+        logits = jnp.where(mask, logits, -jnp.inf)
+    return jnp.einsum("nhqk,nkhd->nqhd", jax.nn.softmax(logits).astype(v.dtype), v)
+
+
 class Block(nnx.Module):
     """A pre-norm transformer block: x + attention(norm(x)), then x + perceptron(norm(x))."""
 
@@ -99,20 +115,19 @@ class Block(nnx.Module):
         # Standard deviations: `initialize_parameters` of OpenAI's CLIP.
         narrow = width**-0.5 * (2 * depth) ** -0.5
         self.heads, self.activation, self.dtype = heads, activation, dtype
-        self.ln_1 = nnx.LayerNorm(width, epsilon=eps, rngs=rngs)
+        self.ln_1 = nnx.LayerNorm(width, epsilon=eps, dtype=jnp.float32, rngs=rngs)
         self.qkv = linear(width, 3 * width, width**-0.5)
         self.out = linear(width, width, narrow)
-        self.ln_2 = nnx.LayerNorm(width, epsilon=eps, rngs=rngs)
+        self.ln_2 = nnx.LayerNorm(width, epsilon=eps, dtype=jnp.float32, rngs=rngs)
         self.fc = linear(width, mlp_width, (2 * width) ** -0.5)
         self.proj = linear(mlp_width, width, narrow)
 
-    def __call__(self, x: jax.Array, mask: jax.Array | None = None, causal: bool = False) -> jax.Array:
-        """x [N, T, W] in the compute type; mask bool [N, 1, 1, T], which tokens may be attended to."""
+    def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+        """x [N, T, W] in the compute type; mask as in `attention`."""
         n, t, width = x.shape
         qkv = self.qkv(self.ln_1(x).astype(self.dtype)).reshape(n, t, 3, self.heads, width // self.heads)
         q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]  # [N, T, heads, W / heads]
-        attended = jax.nn.dot_product_attention(q, k, v, mask=mask, is_causal=causal)
-        x = x + self.out(attended.reshape(n, t, width))
+        x = x + self.out(attention(q, k, v, mask).reshape(n, t, width))
         hidden = ACTIVATIONS[self.activation](self.fc(self.ln_2(x).astype(self.dtype)))
         return x + self.proj(hidden)
 
@@ -131,11 +146,11 @@ class Transformer(nnx.Module):
         self.remat = remat
         self.blocks = nnx.vmap(block)(rngs.split(layers))
 
-    def __call__(self, x: jax.Array, mask: jax.Array | None = None, causal: bool = False) -> jax.Array:
-        """x [N, T, W]; mask bool [N, 1, 1, T] or None."""
+    def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+        """x [N, T, W] in the compute type; mask as in `attention`."""
         graph, stacked = nnx.split(self.blocks)
 
         def step(x, state):
-            return nnx.merge(graph, state)(x, mask, causal), None
+            return nnx.merge(graph, state)(x, mask), None
 
         return jax.lax.scan(jax.checkpoint(step) if self.remat else step, x, stacked)[0]

@@ -190,7 +190,7 @@ class ResNet(nnx.Module):
 
         @jax.checkpoint
         def run(state, x, sizes):
-            block = nnx.merge(graph, state)
+            block = nnx.merge(graph, state, copy=True)
             return block(x, Area(sizes)), nnx.state(block, nnx.BatchStat)
 
         x, statistics = run(state, x, area.sizes)

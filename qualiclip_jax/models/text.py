@@ -31,7 +31,7 @@ class TextEncoder(nnx.Module):
             config.remat,
             rngs,
         )
-        self.ln_final = nnx.LayerNorm(width, epsilon=shape.layer_norm_eps, rngs=rngs)
+        self.ln_final = nnx.LayerNorm(width, epsilon=shape.layer_norm_eps, dtype=jnp.float32, rngs=rngs)
         self.projection = nnx.Linear(
             width,
             config.embed_dim,
@@ -44,7 +44,7 @@ class TextEncoder(nnx.Module):
     def __call__(self, tokens: jax.Array) -> jax.Array:
         """tokens int [P, T], T at most the context length -> [P, D]."""
         x = (self.tokens[...][tokens] + self.positions[...][: tokens.shape[1]]).astype(self.dtype)
-        x = self.transformer(x, causal=True)
+        x = self.transformer(x, jnp.tri(tokens.shape[1], dtype=bool))
         is_end = tokens if self.end_token is None else tokens == self.end_token
         end = jnp.argmax(is_end, axis=1)  # the first of the largest
         x = jnp.take_along_axis(x, end[:, None, None], axis=1)[:, 0]

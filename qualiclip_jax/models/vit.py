@@ -33,7 +33,7 @@ class ViT(nnx.Module):
         )
         self.class_token = nnx.Param(init(rngs.params(), (width,), jnp.float32))
         self.positions = nnx.Param(init(rngs.params(), (1 + shape.grid**2, width), jnp.float32))
-        self.ln_pre = nnx.LayerNorm(width, epsilon=shape.layer_norm_eps, rngs=rngs)
+        self.ln_pre = nnx.LayerNorm(width, epsilon=shape.layer_norm_eps, dtype=jnp.float32, rngs=rngs)
         self.transformer = Transformer(
             shape.layers,
             width,
@@ -45,7 +45,7 @@ class ViT(nnx.Module):
             config.remat,
             rngs,
         )
-        self.ln_post = nnx.LayerNorm(width, epsilon=shape.layer_norm_eps, rngs=rngs)
+        self.ln_post = nnx.LayerNorm(width, epsilon=shape.layer_norm_eps, dtype=jnp.float32, rngs=rngs)
         self.projection = nnx.Linear(width, config.embed_dim, use_bias=False, kernel_init=init, dtype=dtype, rngs=rngs)
 
     def __call__(self, images: jax.Array, sizes: jax.Array | None = None) -> jax.Array:

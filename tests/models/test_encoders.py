@@ -1,0 +1,198 @@
+"""What the encoders promise: any size exactly, finite gradients, bfloat16, rematerialisation, clear refusals."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from qualiclip_jax import models
+from qualiclip_jax.errors import UserError
+
+RESNET = models.CLIPConfig(32, models.ResNetConfig((1, 2, 1, 1), 4, 2, 96), models.TextConfig(2, 64, 2, 50))
+VIT = models.CLIPConfig(32, models.ViTConfig(2, 64, 2, 16, 64))
+CONFIGS = {"resnet": RESNET, "vit": VIT}
+
+
+def build(config: models.CLIPConfig, seed: int = 0) -> models.CLIP:
+    """A CLIP in which every parameter and statistic has an effect."""
+    clip = models.CLIP(config, rngs=nnx.Rngs(seed))
+    _, arrays = models.to_pure(clip)
+    rng = np.random.default_rng(seed)
+
+    def disturb(path, a):
+        noise = rng.standard_normal(a.shape).astype(np.float32)
+        return np.exp(0.2 * noise) if path[-1].key in ("var", "scale") else a + 0.1 * noise
+
+    return models.from_pure(clip.config, jax.tree_util.tree_map_with_path(disturb, jax.device_get(arrays)))
+
+
+@pytest.fixture(scope="module", params=CONFIGS)
+def clip(request):
+    return build(CONFIGS[request.param])
+
+
+def changed(clip, **fields):
+    return models.from_pure(dataclasses.replace(clip.config, **fields), models.to_pure(clip)[1])
+
+
+@nnx.jit
+def encode(clip, images, sizes=None):
+    return clip.encode_image(images, sizes)
+
+
+def relative(a, b):
+    return float(np.abs(np.asarray(a) - np.asarray(b)).max() / np.abs(np.asarray(b)).max())
+
+
+def photos(*sizes, seed=0):
+    rng = np.random.default_rng(seed)
+    return [rng.standard_normal((*size, 3)).astype(np.float32) for size in sizes]
+
+
+@pytest.mark.parametrize("position", ["none", "interpolate"])
+def test_a_padded_image_has_the_features_of_the_unpadded_one(clip, position):
+    clip = changed(clip, position=position)
+    images = photos((64, 64), (97, 131), (71, 64), (32, 160))
+    padded = np.full((4, 130, 163, 3), 1e3, np.float32)  # the padding is far from harmless, if it were looked at
+    for row, image in zip(padded, images):
+        row[: image.shape[0], : image.shape[1]] = image
+    sizes = jnp.array([image.shape[:2] for image in images], jnp.int32)
+    together = encode(clip, jnp.asarray(padded), sizes)
+    alone = [encode(clip, jnp.asarray(image[None]))[0] for image in images]
+    assert relative(together, alone) < 2e-6
+
+
+def test_interpolated_position_is_the_native_one_at_the_native_size(clip):
+    side = clip.config.image.image_size
+    image = jnp.asarray(np.stack(photos((side, side))))
+    native = encode(changed(clip, position="native"), image)
+    assert relative(encode(changed(clip, position="interpolate"), image), native) == 0
+    assert relative(encode(changed(clip, position="none"), image), native) > 1e-3
+
+
+def test_native_position_refuses_other_sizes(clip):
+    clip = changed(clip, position="native")
+    with pytest.raises(UserError, match="native positional embedding"):
+        encode(clip, jnp.zeros((1, 160, 64, 3)))
+    with pytest.raises(UserError, match="native positional embedding"):
+        encode(clip, jnp.zeros((1, 96, 96, 3)), jnp.array([[64, 64]], jnp.int32))
+
+
+def test_images_smaller_than_a_stride_are_refused(clip):
+    least = 32 if isinstance(clip.config.image, models.ResNetConfig) else 16
+    assert np.isfinite(encode(clip, jnp.ones((1, least, least, 3)))).all()
+    with pytest.raises(UserError, match=f"at least {least} x {least} pixels, got {least - 1} x 40"):
+        clip.encode_image(jnp.zeros((1, least - 1, 40, 3)))
+
+
+@pytest.mark.parametrize("compute_dtype", ["float32", "bfloat16"])
+def test_gradients_are_finite_for_constant_images(clip, compute_dtype):
+    clip = changed(clip, compute_dtype=compute_dtype)
+    graph, params, rest = nnx.split(clip, nnx.Param, ...)
+
+    @jax.jit
+    def gradients(params, images):
+        def loss(params, images):
+            features = nnx.merge(graph, params, rest).encode_image(models.normalise(images))
+            return jnp.sum(features / jnp.linalg.norm(features, axis=-1, keepdims=True) ** 2)
+
+        return jax.grad(loss, argnums=(0, 1))(params, images)
+
+    for value in (0.0, 0.5, 1.0):
+        for leaf in jax.tree.leaves(gradients(params, jnp.full((1, 64, 64, 3), value))):
+            assert leaf.dtype == jnp.float32
+            assert np.isfinite(leaf).all()
+
+
+def test_bfloat16_computes_near_float32_and_gives_float32(clip):
+    images = jnp.asarray(np.stack(photos((64, 96), (64, 96))))
+    exact = encode(clip, images)
+    low = changed(clip, compute_dtype="bfloat16")
+    features = encode(low, images)
+    assert features.dtype == jnp.float32
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(nnx.state(low)))
+    error = relative(features, exact)
+    assert 1e-5 < error < 0.05  # it did compute in bfloat16 (8 bits), and well
+
+
+def test_rematerialisation_changes_no_gradient(clip):
+    images = jnp.asarray(np.stack(photos((64, 64))))
+
+    @nnx.jit
+    def gradients(clip):
+        return nnx.grad(lambda clip: jnp.sum(clip.encode_image(images) ** 2))(clip)
+
+    plain, again = (jax.tree.leaves(gradients(changed(clip, remat=remat))) for remat in (False, True))
+    scale = max(float(np.abs(leaf).max()) for leaf in plain)
+    for a, b in zip(plain, again, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6 * scale)
+
+
+def test_rematerialisation_keeps_less(clip):
+    def kept(remat):
+        graph, state = nnx.split(changed(clip, remat=remat))
+        images = jax.ShapeDtypeStruct((8, 128, 128, 3), jnp.float32)
+
+        def loss(state, images):
+            return jnp.sum(nnx.merge(graph, state).encode_image(images))
+
+        _, backward = jax.eval_shape(lambda s, x: jax.vjp(loss, s, x), state, images)
+        return sum(leaf.size for leaf in jax.tree.leaves(backward))
+
+    assert kept(True) < 0.6 * kept(False)
+
+
+def test_a_model_without_text_encoder_says_so():
+    clip = build(RESNET)
+    assert clip.encode_text(jnp.ones((2, 77), jnp.int32)).shape == (2, 32)
+    clip.drop_text_encoder()
+    assert "text" not in models.to_pure(clip)[1]
+    with pytest.raises(UserError, match="no text encoder"):
+        clip.encode_text(jnp.ones((2, 77), jnp.int32))
+
+
+def test_the_text_feature_is_read_at_the_end_token():
+    tokens = np.zeros((2, 77), np.int32)
+    tokens[:, :4] = [1, 7, 9, 49]
+    tokens[1, 4:] = 3  # after the end: without effect
+    for end_token in (None, 49):
+        text = dataclasses.replace(RESNET.text, end_token=end_token)
+        features = build(dataclasses.replace(RESNET, text=text)).encode_text(jnp.asarray(tokens))
+        np.testing.assert_allclose(features[0], features[1], rtol=1e-5)
+
+
+def test_random_initialisation_keeps_activations_of_one_size():
+    """Frozen BatchNorm does not normalise: whatever the depth, features neither vanish nor explode."""
+    config = models.CLIPConfig(32, models.ResNetConfig((1, 2, 2, 1), 16, 8))
+    clip = models.CLIP(config, rngs=nnx.Rngs(0))
+    images = jnp.asarray(np.stack(photos((64, 64), (64, 64))))
+    spread = float(jnp.std(encode(clip, images)))
+    assert 0.05 < spread < 20
+
+
+def test_the_same_seed_gives_the_same_parameters():
+    first, second, other = (jax.tree.leaves(nnx.state(models.CLIP(VIT, rngs=nnx.Rngs(seed)))) for seed in (3, 3, 4))
+    assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
+    assert not all(np.array_equal(a, b) for a, b in zip(first, other, strict=True))
+
+
+def test_pure_state_names_every_fault():
+    clip = build(RESNET)
+    config, arrays = models.to_pure(clip)
+    arrays["image"]["extra"] = np.zeros(3)
+    arrays["text"]["tokens"] = arrays["text"]["tokens"][:-1]
+    del arrays["image"]["pool"]["q"]["bias"]
+    with pytest.raises(UserError) as refusal:
+        models.from_pure(config, arrays)
+    for named in ("missing: image/pool/q/bias", "not used: image/extra", "text/tokens (49, 64) instead of (50, 64)"):
+        assert named in str(refusal.value)
+
+
+def test_pure_state_may_be_abstract():
+    abstract = nnx.eval_shape(lambda: models.CLIP(RESNET, rngs=nnx.Rngs(0)))
+    config, shapes = models.to_pure(abstract)
+    again = models.to_pure(models.from_pure(config, shapes))[1]
+    assert jax.tree.map(lambda a: a.shape, again) == jax.tree.map(lambda a: a.shape, shapes)
