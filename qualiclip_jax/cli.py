@@ -38,6 +38,8 @@ def run(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None 
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return FAILED
+    except SystemExit as stop:  # argparse ends with 2 after a wrong argument, which here means "in part"
+        return FAILED if stop.code else DONE
     except KeyboardInterrupt as interrupt:
         print(f"\ninterrupted{f': {interrupt}' if str(interrupt) else ''}", file=sys.stderr)
         return INTERRUPTED

@@ -4,7 +4,7 @@ import argparse
 import glob
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,7 +37,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--attributes", action="store_true", help="also a score for sharpness, noise, resolution ...")
     parser.add_argument("--report", type=Path, metavar="FILE", help="also a page of thumbnails sorted by score, .html")
     parser.add_argument(
-        "--part", type=_part, default=(1, 1), metavar="K/N", help="one of N processes with the same list"
+        "--part", type=_part, default=_own_part(), metavar="K/N", help="be one of N processes with the same list"
     )
     return parser.parse_args(argv)
 
@@ -49,12 +49,18 @@ def _part(text: str) -> tuple[int, int]:
     return int(part), int(parts)
 
 
+def _own_part() -> tuple[int, int]:
+    """Which of how many processes this is, if `launch/local.py` started it."""
+    processes = int(os.environ.get("QUALICLIP_PROCESSES", "1"))
+    return int(os.environ.get("QUALICLIP_PROCESS", "0")) + 1, processes
+
+
 def main(argv: Sequence[str]) -> int:
     """Scores files; see `--help`. Returns an exit status."""
     args = parse(argv)
     paths = collect(args.paths)
     if args.output is None and args.part != (1, 1):
-        raise UserError("--part needs an --output, where the parts are put together")
+        raise UserError("several processes need an --output, where their parts are put together")
 
     from qualiclip_jax.inference.predictor import QualiCLIP
     from qualiclip_jax.inference.table import Table, attribute_columns
@@ -101,15 +107,15 @@ def _standard_input() -> list[str]:
     return [line for line in sys.stdin.read().splitlines() if line.strip()]
 
 
-def score(model: "QualiCLIP", paths: Sequence[str], done: int = 0) -> Iterator["Row"]:
-    """Scores files with a progress bar; `done` were scored by an earlier run."""
+def score(model: "QualiCLIP", paths: Sequence[str], known: Mapping[str, "Row"] | None = None) -> Iterator["Row"]:
+    """Scores files with a progress bar, except those `known` from an earlier run."""
     from qualiclip_jax.inference.files import score_files
     from qualiclip_jax.inference.table import printable
     from qualiclip_jax.progress import Progress
 
     failed = 0
-    with Progress(len(paths) + done, "scoring", "image", done=done) as progress:
-        for row in score_files(model, paths):
+    with Progress(len(paths), "scoring", "image", done=len(known or ())) as progress:
+        for row in score_files(model, paths, known):
             if row.error is not None:
                 failed += 1
                 if failed <= ERRORS_SHOWN:
@@ -127,13 +133,13 @@ def score_to_table(model: "QualiCLIP", paths: Sequence[str], table: "Table") -> 
       All rows; None while other processes are still at work.
     """
     table.check()
-    known = table.known()
     share = paths[table.part - 1 :: table.parts]
-    reused = [known[path] for path in share if path in known]
-    if reused:
-        print(f"{len(reused)} of {len(share)} were scored by an earlier run", file=sys.stderr)
-    table.start(reused)
-    table.append(score(model, [path for path in share if path not in known], done=len(reused)))
+    mine = set(share)
+    known = {path: row for path, row in table.known().items() if path in mine}
+    if known:
+        print(f"{len(known)} of {len(share)} were scored by an earlier run", file=sys.stderr)
+    table.start(list(known.values()))
+    table.append(score(model, share, known))
     return table.finish(paths)
 
 

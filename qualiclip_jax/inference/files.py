@@ -3,7 +3,7 @@
 import dataclasses
 import datetime
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
@@ -17,7 +17,9 @@ Size = tuple[int, int]
 class Scorer(Protocol):
     """What `QualiCLIP.run` offers."""
 
-    def run(self, sizes: Sequence[Size], fetch) -> Iterator[tuple[int, np.ndarray | ImageError]]: ...
+    def run(
+        self, sizes: Sequence[Size], fetch: Callable[[int], np.ndarray], done: Collection[int]
+    ) -> Iterator[tuple[int, np.ndarray | ImageError]]: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,33 +55,39 @@ def state_of(path: str | os.PathLike) -> dict[str, int | str | None]:
     return {"bytes": status.st_size, "modified": moment.isoformat(timespec="microseconds").replace("+00:00", "Z")}
 
 
-def score_files(model: Scorer, paths: Sequence[str | os.PathLike]) -> Iterator[Row]:
+def score_files(
+    model: Scorer, paths: Sequence[str | os.PathLike], known: Mapping[str, Row] | None = None
+) -> Iterator[Row]:
     """Scores image files.
 
     Args:
       model: a `QualiCLIP`.
       paths: the files.
+      known: rows of an earlier run by path, of files that have not changed since. They are not given again; but the
+        others are put into the same batches as if they were new, and get the same digits.
 
     Yields:
-      One `Row` per path, in the order that suits the encoder.
+      One `Row` per path that is not known, in the order that suits the encoder.
     """
-    rows = [Row(str(path), **state_of(path)) for path in paths]
+    known = known or {}
+    rows = [known.get(str(path)) or Row(str(path), **state_of(path)) for path in paths]
     sizes: dict[int, Size] = {}
-    for i, size in enumerate(_in_threads(_size_or_error, paths)):
+    for i, size in enumerate(_in_threads(_size_or_error, rows)):
         if isinstance(size, ImageError):
             yield dataclasses.replace(rows[i], error=size.reason)
         else:
             sizes[i] = size
     others: dict[int, Size] = {}  # the pixels turn out to have another size than the header said
-    yield from _score_known(model, rows, sizes, others)
-    yield from _score_known(model, rows, others, None)
+    yield from _score_sized(model, rows, sizes, others)
+    yield from _score_sized(model, rows, others, None)
 
 
-def _score_known(
+def _score_sized(
     model: Scorer, rows: list[Row], sizes: dict[int, Size], others: dict[int, Size] | None
 ) -> Iterator[Row]:
-    """Scores `rows` of known sizes; those that have another one after all go to `others`, or are an error."""
+    """Scores `rows` of the sizes given; those that have another one after all go to `others`, or are an error."""
     order = list(sizes)
+    done = {k for k, i in enumerate(order) if rows[i].score is not None}
 
     def fetch(k: int) -> np.ndarray:
         i = order[k]
@@ -90,9 +98,9 @@ def _score_known(
             raise ImageError(rows[i].path, "changed while it was being scored")
         return image
 
-    for k, attributes in model.run([sizes[i] for i in order], fetch):
+    for k, attributes in model.run([sizes[i] for i in order], fetch, done):
         i = order[k]
-        if others is None or i not in others:
+        if k not in done and (others is None or i not in others):
             yield _filled(rows[i], sizes[i], attributes)
 
 
@@ -111,9 +119,9 @@ def shortest(value: np.floating) -> float:
     return float(str(np.float32(value)))
 
 
-def _size_or_error(path: str | os.PathLike) -> Size | ImageError:
+def _size_or_error(row: Row) -> Size | ImageError:
     try:
-        return read_size(path)
+        return (row.height, row.width) if row.score is not None else read_size(row.path)
     except ImageError as error:
         return error
 
