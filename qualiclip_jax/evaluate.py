@@ -89,8 +89,8 @@ def main(argv: Sequence[str]) -> int:
         )
     except KeyboardInterrupt:
         raise KeyboardInterrupt("the scores so far are kept, the same command goes on from there") from None
-    print(report.text(found))
     files = report.write(found, args.out)
+    print(report.text(found))
     print(f"\nwrote {', '.join(file.name for file in files[:-1])}\nopen  {files[-1]}")
     return cli.IN_PART if any(entry.rated.missing for entry in found.sets) and args.allow_missing else cli.DONE
 
@@ -124,7 +124,7 @@ class Checkpoint:
             "fingerprint": self.model.fingerprint,
             "temperature": self.model.temperature,
             "prompts": len(self.model.prompts),
-        } | {f"provenance: {key}": value for key, value in self.model.provenance.items()}
+        } | self.model.provenance
 
     def scores(self, rated_set: Any, title: str) -> "np.ndarray":
         """Scores of a rated set, float64 [N]."""
@@ -200,7 +200,7 @@ def _judge(
         )  # fmt: skip
         return scores, judgement
 
-    scores, judgement = judged(model, rated_set.name)
+    scores, judgement = judged(model, slug)
     longest = max(decode_size(rated_set.image_bytes(0), rated_set.ids[0]))
     beside = [
         entry
@@ -210,7 +210,7 @@ def _judge(
     ]
     if baseline is None:
         return SetResult(rated_set, slug, scores, judgement, published=beside)
-    baseline_scores, baseline_judgement = judged(baseline, f"{rated_set.name}, baseline")
+    baseline_scores, baseline_judgement = judged(baseline, f"{slug}, baseline")
     tests = [
         significance.compare(
             scores, baseline_scores, rated_set.mos, statistic=name, resamples=args.resamples or 1000, seed=args.seed
@@ -224,6 +224,8 @@ def _benchmark(
     args: argparse.Namespace, source: str, slug: str, model: Checkpoint, baseline: Contestant | None
 ) -> "SyntheticSet":
     """The synthetic benchmark on one source of photos."""
+    import jax
+
     from qualiclip_jax.data import pristine
     from qualiclip_jax.evaluation import synthetic
     from qualiclip_jax.evaluation.results import SyntheticSet
@@ -238,11 +240,14 @@ def _benchmark(
         done = _KeptPhotos(contestant.kept, photos, crop, args.seed)
         with Progress(len(photos), title, "photo") as progress:
             return synthetic.run(
-                contestant.model.score, photos, crop=crop, seed=args.seed, done=done, advance=progress.advance
+                jax.jit(contestant.model.apply), photos, crop=crop, seed=args.seed, done=done, advance=progress.advance
             )
 
     result = run(model, f"{SYNTHETIC}:{source}")
-    return SyntheticSet(source, slug, result, run(baseline, f"{SYNTHETIC}:{source}, baseline") if baseline else None)
+    if baseline is None:
+        return SyntheticSet(source, slug, result, names=("", "model"))
+    names = ("before", "after") if args.baseline == "auto" else ("baseline", "model")
+    return SyntheticSet(source, slug, result, run(baseline, f"{SYNTHETIC}:{source}, baseline"), names)
 
 
 class _KeptPhotos(dict):

@@ -12,10 +12,19 @@ _INK, _FAINT, _BEFORE = "#1c1e21", "#8a9099", "#c0392b"
 _LINES = ("#0b62c4", "#d97706", "#1a7f37", "#8250df", "#c2185b")  # as many as types in the largest group
 
 
-def synthetic_figure(result: SyntheticResult, before: SyntheticResult | None = None, title: str = "") -> Any:
+def synthetic_figure(
+    result: SyntheticResult, before: SyntheticResult | None = None, title: str = "",
+    names: tuple[str, str] = ("before", "after"),
+) -> Any:  # fmt: skip
     """Mean score against level: a panel for each group of degradations, and one for all types together.
 
     Thin lines are types, the thick line is their mean, the dashed one the mean before training.
+
+    Args:
+      result: of the model.
+      before: of the same photos before training, or of another model.
+      title: of the photos.
+      names: what `before` and `result` are called.
 
     Returns:
       A matplotlib figure; `html.figure_png` makes a file of it.
@@ -30,8 +39,8 @@ def synthetic_figure(result: SyntheticResult, before: SyntheticResult | None = N
     figure = Figure(figsize=(3.3 * columns, 2.9 * rows + 0.7), layout="constrained")
     axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
     for axis, (group, types) in zip(axes, groups.items()):
-        _panel(axis, group.replace("_", " "), types, result, before, limits)
-    _panel(axes[len(groups)], "all types", result.types, result, before, limits, single=False)
+        _panel(axis, group.replace("_", " "), types, result, before, names, limits)
+    _panel(axes[len(groups)], "all types", result.types, result, before, names, limits, single=False)
     for axis in axes[panels:]:
         axis.set_visible(False)
     for axis in axes[max(0, panels - columns) : panels]:
@@ -47,7 +56,7 @@ def synthetic_figure(result: SyntheticResult, before: SyntheticResult | None = N
 
 def _panel(
     axis: Any, title: str, types: tuple[str, ...], result: SyntheticResult, before: SyntheticResult | None,
-    limits: tuple[float, float], single: bool = True,
+    names: tuple[str, str], limits: tuple[float, float], single: bool = True,
 ) -> None:  # fmt: skip
     low, high = limits
     rows = [result.types.index(name) for name in types]
@@ -58,12 +67,12 @@ def _panel(
     if before is not None:
         curve = before.curves[rows].mean(axis=0)
         axis.plot(LEVELS, curve, color=_BEFORE, linewidth=1.6, linestyle="--")
-        labels.append((curve[-1], "mean before", _BEFORE))
+        labels.append((curve[-1], f"mean {names[0]}", _BEFORE))
     curve = result.curves[rows].mean(axis=0)
     axis.plot(LEVELS, curve, color=_INK, linewidth=2.6)
     labels.append((curve[-1], "mean", _INK))
     srcc = _mean_srcc(result, types)
-    gain = f"{_mean_srcc(before, types)} before, {srcc} after" if before is not None else srcc
+    gain = f"{_mean_srcc(before, types)} {names[0]}, {srcc} {names[1]}" if before is not None else srcc
     axis.set_title(f"{title}\nSRCC {gain}", fontsize=9.5, color=_INK)
     _label_ends(axis, labels, low, high)
     axis.set_ylim(low, high)
@@ -96,7 +105,7 @@ def _label_ends(axis: Any, labels: list[tuple[float, str, str]], low: float, hig
     for i in reversed(range(len(heights) - 1)):
         heights[i] = min(heights[i], heights[i + 1] - gap)
     for height, (_, text, color) in zip(heights, labels):
-        weight = "bold" if text in ("mean", "mean before") else "normal"
+        weight = "bold" if color in (_INK, _BEFORE) else "normal"
         axis.text(5.15, height, text, color=color, fontsize=7, va="center", fontweight=weight)
 
 

@@ -14,6 +14,7 @@ from qualiclip_jax.errors import UserError
 from qualiclip_jax.evaluation import correlation
 
 WHOLE, OFFICIAL_TEST = "whole set", "official test split"
+OTHER = "other"  # group of distortions that none of ours is like
 MEDIANS = ("srcc", "plcc", "krcc", "plcc_logistic")
 
 GROUP_OF: dict[str, str] = {  # distortions of rated sets that have another name than ours -> our group
@@ -263,7 +264,7 @@ def random_splits(
 
 
 def _groups(distortion: np.ndarray) -> np.ndarray:
-    return np.array([GROUP_OF.get(name, "other") if name else "" for name in distortion], object)
+    return np.array([GROUP_OF.get(name, OTHER) if name else "" for name in distortion], object)
 
 
 def _by_label(scores: np.ndarray, opinions: np.ndarray, labels: np.ndarray) -> dict[str, Agreement | None]:

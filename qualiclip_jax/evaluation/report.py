@@ -14,6 +14,7 @@ from qualiclip_jax.evaluation import figures, results, synthetic
 from qualiclip_jax.evaluation.results import Results, SetResult, SyntheticSet
 
 SHOWN = 6  # images in each gallery
+_STYLE = ".headline { font-size: 1.9rem; font-weight: 600; } .scatter img { max-width: min(38rem, 100%); }"
 
 _LEGEND = (
     "SRCC, PLCC and KRCC are Spearman's, Pearson's and Kendall's correlation of score and mean opinion score, 1 is "
@@ -57,7 +58,7 @@ def text(found: Results) -> str:
     """The tables for the screen."""
     parts = []
     for entry in found.sets:
-        table = results.to_text((entry.rated.name, *results.HEAD[1:]), results.rows(entry, *_labels(found)))
+        table = results.to_text((entry.slug, *results.HEAD[1:]), results.rows(entry, *_labels(found)))
         lines = [f"  {line}" for line in results.gains(entry) + results.remarks(entry)]
         parts.append("\n".join([table, *lines]))
     mean = found.weighted_mean()
@@ -65,7 +66,9 @@ def text(found: Results) -> str:
         numbers = ", ".join(f"{name.upper()} {value:.4f}" for name, value in mean.items())
         parts.append(f"mean over sets, weighted by images: {numbers}")
     for entry in found.synthetic:
-        parts.append(f"synthetic benchmark, {entry.source}\n\n{synthetic.table(entry.result, entry.before)}")
+        parts.append(
+            f"synthetic benchmark, {entry.source}\n\n{synthetic.table(entry.result, entry.before, entry.names)}"
+        )
     return "\n\n".join(parts + ([found.note] if found.note else []))
 
 
@@ -83,7 +86,7 @@ def markdown(found: Results) -> str:
         parts.append(results.to_markdown([name.upper() for name in mean], [[f"{v:.4f}" for v in mean.values()]]))
     for entry in found.synthetic:
         parts += [f"## Synthetic benchmark, {entry.source}", _SYNTHETIC_LEGEND]
-        parts.append("```\n" + synthetic.table(entry.result, entry.before) + "\n```")
+        parts.append("```\n" + synthetic.table(entry.result, entry.before, entry.names) + "\n```")
     sources = sorted({entry.source for found_set in found.sets for entry in found_set.published})
     parts += [f"Published numbers: {source}." for source in sources]
     return "\n\n".join(parts + ([found.note] if found.note else [])) + "\n"
@@ -121,11 +124,11 @@ def _pictures(found: Results) -> dict[str, bytes]:
     pictures = {}
     for entry in found.sets:
         fitted = entry.judgement.whole.mapped[4]
-        title = f"{found.model['name']} on {entry.rated.name}: SRCC {entry.judgement.whole.srcc:.3f}"
+        title = f"{found.model['name']} on {entry.slug}: SRCC {entry.judgement.whole.srcc:.3f}"
         figure = figures.scatter_figure(entry.scores, entry.rated.mos, fitted.curve if fitted else None, title)
         pictures[f"scatter-{entry.slug}.png"] = html.figure_png(figure)
     for entry in found.synthetic:
-        figure = figures.synthetic_figure(entry.result, entry.before, entry.source)
+        figure = figures.synthetic_figure(entry.result, entry.before, entry.source, entry.names)
         pictures[_synthetic_name(found, entry)] = html.figure_png(figure)
     return pictures
 
@@ -137,7 +140,7 @@ def _synthetic_name(found: Results, entry: SyntheticSet) -> str:
 def page(found: Results, pictures: dict[str, bytes]) -> str:
     """report.html."""
     title = f"Evaluation of {found.model['name']}"
-    body = [f"<h1>{html.escape(title)}</h1>", _facts(found)]
+    body = [f"<h1>{html.escape(title)}</h1>", _headlines(found), _facts(found)]
     if found.sets:
         body.append(f'<p class="faint">{_LEGEND}</p>')
     for entry in found.sets:
@@ -150,7 +153,29 @@ def page(found: Results, pictures: dict[str, bytes]) -> str:
         body += _synthetic_section(entry, pictures[_synthetic_name(found, entry)])
     sources = sorted({entry.source for found_set in found.sets for entry in found_set.published})
     body += [f'<p class="faint">Published numbers: {html.escape(source)}.</p>' for source in sources]
-    return html.page(title, "\n".join(body))
+    return html.page(title, "\n".join(body), style=_STYLE)
+
+
+def _headlines(found: Results) -> str:
+    """A card for each set: the one number to look at first."""
+    cards = [
+        (entry.slug, f"{entry.judgement.whole.srcc:.3f}", entry.baseline and f"{entry.baseline.whole.srcc:.3f}",
+         f"SRCC with opinion, {len(entry.scores):,} images")
+        for entry in found.sets
+    ]  # fmt: skip
+    cards += [
+        (entry.source, synthetic.cell(entry.result.mean), entry.before and synthetic.cell(entry.before.mean),
+         "SRCC with level of degradation, -1 is perfect")
+        for entry in found.synthetic
+    ]  # fmt: skip
+    parts = []
+    for name, number, before, what in cards:
+        beside = f'<br><span class="faint">baseline {before}</span>' if before else ""
+        parts.append(
+            f'<div class="card"><div>{html.escape(name)}<br><span class="headline">{number}</span>{beside}<br>'
+            f'<span class="faint">{what}</span></div></div>'
+        )
+    return f'<div class="cards">{"".join(parts)}</div>'
 
 
 def _facts(found: Results) -> str:
@@ -172,7 +197,7 @@ def _set_section(found: Results, entry: SetResult, picture: bytes) -> list[str]:
         mark = "good" if test.interval[0] > 0 else "bad" if test.interval[1] < 0 else "faint"
         parts.append(f'<p class="{mark}">{html.escape(sentence)}.</p>')
     parts += [f'<p class="bad">{html.escape(note)}.</p>' for note in results.remarks(entry)]
-    parts.append(_figure(picture, f"Opinion against score on {entry.rated.name}", "One dot is one image."))
+    parts.append(_figure(picture, f"Opinion against score on {entry.slug}", "One dot is one image.", "scatter"))
     if entry.judgement.distortions:
         parts.append("<h3>By distortion</h3>")
         parts.append(html.table(_distortion_head(entry), results.distortion_rows(entry)))
@@ -203,7 +228,8 @@ def _gallery(entry: SetResult, chosen: Sequence[int], residuals: np.ndarray) -> 
 
 
 def _synthetic_section(entry: SyntheticSet, picture: bytes) -> list[str]:
-    head = ["type", *(["SRCC before"] if entry.before else []), "SRCC", *(f"level {k}" for k in synthetic.LEVELS)]
+    names = entry.names if entry.before else (entry.names[1],)
+    head = ["type", *(f"SRCC {name}" for name in names), *(f"level {k}" for k in synthetic.LEVELS)]
     lines = []
     for group, types in entry.result.groups().items():
         for name in types:
@@ -219,15 +245,15 @@ def _synthetic_section(entry: SyntheticSet, picture: bytes) -> list[str]:
     return [
         f"<h2>Synthetic benchmark, {html.escape(entry.source)}</h2>",
         f'<p class="faint">{_SYNTHETIC_LEGEND}</p>',
-        html.table(["", *(["before"] if entry.before else []), "after" if entry.before else "model"], summary),
+        html.table(["", *names], summary),
         _figure(picture, "Score against level of degradation, by group", "Lines should fall from left to right."),
         html.table(head, lines),
     ]
 
 
-def _figure(picture: bytes, alt: str, caption: str) -> str:
+def _figure(picture: bytes, alt: str, caption: str, kind: str = "") -> str:
     image = f'<img src="{html.png_uri(picture)}" alt="{html.escape(alt)}">'
-    return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
+    return f'<figure class="{kind}">{image}<figcaption>{caption}</figcaption></figure>'
 
 
 def _labels(found: Results) -> tuple[str, str]:
@@ -236,7 +262,7 @@ def _labels(found: Results) -> tuple[str, str]:
 
 def _title(entry: SetResult) -> str:
     title = entry.rated.title
-    return f"{entry.rated.name} ({title})" if title and title != entry.rated.name else entry.rated.name
+    return f"{entry.slug} ({title})" if title and title != entry.slug else entry.slug
 
 
 def _distortion_head(entry: SetResult) -> list[str]:

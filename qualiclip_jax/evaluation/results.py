@@ -52,12 +52,21 @@ class SetResult:
 
 @dataclass(frozen=True)
 class SyntheticSet:
-    """The synthetic benchmark on one source of photos, of the model and perhaps of its baseline."""
+    """The synthetic benchmark on one source of photos, of the model and perhaps of its baseline.
+
+    Attributes:
+      source: of the photos.
+      slug: its name, fit for file names.
+      result: of the model.
+      before: of the baseline, or None.
+      names: what `before` and `result` are called.
+    """
 
     source: str
     slug: str
     result: SyntheticResult
     before: SyntheticResult | None = None
+    names: tuple[str, str] = ("before", "after")
 
 
 @dataclass(frozen=True)
@@ -168,6 +177,8 @@ def distortion_rows(found: SetResult) -> list[list[str]]:
     lines = []
     for attribute, mark in (("groups", "group "), ("distortions", "")):
         table = getattr(found.judgement, attribute)
+        if set(table) == {protocol.OTHER}:
+            continue
         before = getattr(found.baseline, attribute) if found.baseline else {}
         for name, measured in table.items():
             line = [f"{mark}{name}", f"{measured.images:,}" if measured else "", _srcc(measured)]
@@ -209,7 +220,12 @@ def remarks(found: SetResult) -> list[str]:
             f"{found.rated.missing} images or ratings of the set are missing: these are numbers of a part of it"
         )
     for label, judgement in (("", found.judgement), ("baseline: ", found.baseline)):
-        notes += [f"{label}{failure}" for failure in (judgement.whole.failures if judgement else ())]
+        if judgement is None:
+            continue
+        notes += [f"{label}{failure}" for failure in judgement.whole.failures]
+        fitted = judgement.whole.mapped[4]
+        if fitted and fitted.curve.parameters[0] < fitted.curve.parameters[1]:
+            notes.append(f"{label}the fitted curve falls: better scores go with worse opinions")
     return notes
 
 

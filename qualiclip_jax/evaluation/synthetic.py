@@ -240,14 +240,17 @@ def _even_batch(total: int) -> int:
     return math.ceil(total / math.ceil(total / _IMAGES))
 
 
-def table(result: SyntheticResult, before: SyntheticResult | None = None) -> str:
+def table(
+    result: SyntheticResult, before: SyntheticResult | None = None, names: tuple[str, str] = ("before", "after")
+) -> str:
     """A text table, one line a type: Spearman of level and score, before and after, and the mean score at each level.
 
     Args:
       result: of the model.
-      before: of the same photos before training, or of the baseline.
+      before: of the same photos before training, or of another model.
+      names: heads of the columns of `before` and `result`.
     """
-    columns = f"{'before':>8s}{'after':>8s}" if before else f"{'SRCC':>8s}"
+    columns = f"{names[0]:>8s}{names[1]:>8s}" if before else f"{'SRCC':>8s}"
     head = f"{'':26s}{columns}   mean score at level 0 to 5"
     lines = [head, "-" * len(f"{'':26s}{columns}" + " " * 38)]
     for group, types in result.groups().items():
@@ -270,4 +273,4 @@ def _cells(value: float, before: float | None) -> str:
 
 def cell(value: float) -> str:
     """A figure of a result as text."""
-    return "undef." if math.isnan(value) else f"{value:.3f}"
+    return "undef." if math.isnan(value) else f"{round(value, 3) + 0.0:.3f}"  # no minus before a zero
