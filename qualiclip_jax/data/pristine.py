@@ -6,7 +6,6 @@ which shows every photo once, in an order of its own. Step s of the training use
 """
 
 import logging
-import math
 import os
 import sys
 import threading
@@ -185,12 +184,12 @@ class Library:
             too_small = min(photo.shape[:2]) < self._crop_size
             note = _USED if not too_small else _SKIPPED if self._small == "skip" else _ENLARGED
         with self._lock:
-            is_new = self._notes[index] == _UNTRIED
+            is_news = self._notes[index] != note
             self._notes[index] = note
             if note in (_USED, _ENLARGED) and index not in self._cache and photo.nbytes <= self._cache_left:
                 self._cache[index] = photo
                 self._cache_left -= photo.nbytes
-        if problem and is_new:
+        if problem and is_news:
             self._warn(f"skipped: {problem}")
         return photo if note in (_USED, _ENLARGED) else None
 
@@ -259,7 +258,7 @@ def _check_fields(batch_size, crop_size, seed, process_count, min_overlap, scale
         ("data.scale_range", scale_range, 0 < low <= high <= 1, "(low, high) with 0 < low <= high <= 1"),
         ("data.small_images", small, small in ("enlarge", "skip"), "'enlarge' or 'skip'"),
     ):
-        if not fine or (isinstance(value, float) and math.isnan(value)):
+        if not fine:
             raise UserError(f"{field} is {value!r}, must be {expected}")
 
 

@@ -138,6 +138,20 @@ def test_corrupt_photo_is_named_once_counted_and_replaced_where_it_stood():
     assert counters == {"tried": COUNT, "corrupt": 1, "enlarged": 0, "skipped": 0}
 
 
+def test_photo_that_breaks_during_the_run_is_named_too():
+    lines = []
+    source = Memory()
+    with crop_pairs(
+        source, batch_size=COUNT, crop_size=SIDE, seed=0, threads=1, cache_mb=0, warn=lines.append
+    ) as batches:
+        next(batches)
+        source.corrupt.add(5)
+        for _ in range(5):
+            next(batches)
+    assert lines == ["skipped: photo 5: truncated image"]
+    assert batches.counters["corrupt"] == 1
+
+
 def test_more_than_five_percent_corrupt_stops():
     with pytest.raises(UserError, match=r"2 of the 23 photos tried cannot be read, more than 5%"):
         stream(Memory(corrupt=[5, 9]), steps=2 * COUNT)
