@@ -62,9 +62,12 @@ def main(argv: Sequence[str]) -> int:
     if args.output is None and args.part != (1, 1):
         raise UserError("several processes need an --output, where their parts are put together")
 
+    from qualiclip_jax.inference import report
     from qualiclip_jax.inference.predictor import QualiCLIP
     from qualiclip_jax.inference.table import Table, attribute_columns
 
+    if args.report is not None:
+        report.check(args.report)
     if args.checkpoint is None:
         print('no --checkpoint given: scoring with "tiny", the small model of the package', file=sys.stderr)
     model = QualiCLIP.load(args.checkpoint or "tiny")
@@ -77,9 +80,9 @@ def main(argv: Sequence[str]) -> int:
         table = Table(args.output, model.fingerprint, columns, args.attributes, *args.part)
         rows = score_to_table(model, paths, table)
     if args.report is not None and rows is not None:
-        from qualiclip_jax.inference.report import write_report
-
-        write_report(args.report, rows, model)
+        name = args.checkpoint or "tiny"
+        about = f"Model {name} ({model.fingerprint}), temperature {model.temperature:g}"
+        report.write_report(args.report, rows, columns, about)
     return summary(rows, args.output)
 
 
