@@ -1,0 +1,274 @@
+"""The command from end to end, on a small random model and small pictures."""
+
+import csv
+import json
+import re
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from PIL import Image
+from scipy import stats
+
+from qualiclip_jax import checkpoint, cli, evaluate, models
+from qualiclip_jax.evaluation import synthetic
+from qualiclip_jax.inference import machine
+from qualiclip_jax.inference.buckets import Costs
+from qualiclip_jax.inference.predictor import QualiCLIP
+
+IMAGES = 24
+CONFIG = models.CLIPConfig(
+    embed_dim=16, image=models.ViTConfig(layers=1, width=16, heads=2, patch_size=16, image_size=48)
+)
+
+
+def save_random_model(path: Path, seed: int) -> None:
+    features = np.random.default_rng(seed).normal(size=(2, 2, 16)).astype(np.float32)
+    features /= np.linalg.norm(features, axis=-1, keepdims=True)
+    clip = models.CLIP(CONFIG, rngs=nnx.Rngs(seed))
+    prompts = (("Good photo.", "Bad photo."), ("Sharp image.", "Blurry image."))
+    checkpoint.save_model(path, checkpoint.Model(clip, prompts, features, 20.0, {"weights": "random", "seed": seed}))
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """A training workdir with a trained and an initial model, rated pictures of three sizes, and pristine photos."""
+    place = tmp_path_factory.mktemp("evaluate")
+    save_random_model(place / "run/checkpoints/10", 1)
+    save_random_model(place / "run/checkpoints/initial", 0)
+    generator = np.random.default_rng(0)
+    (place / "pictures").mkdir()
+    (place / "photos").mkdir()
+    with open(place / "set.csv", "w") as file:
+        print("image,mos,reference,distortion,split", file=file)
+        for k in range(IMAGES):
+            side = (48, 56, 64)[k % 3]
+            noise = generator.integers(0, 8 + 10 * k, (side, 48, 3)).astype(np.uint8)
+            Image.fromarray(noise).save(place / f"pictures/{k:02d}.png")
+            split = "test" if k % 2 else "train"
+            print(
+                f"{k:02d}.png,{generator.normal(k, 2):.3f},r{k % 4},{('jpeg', 'white_noise')[k % 2]},{split}", file=file
+            )
+    for k in range(2):
+        photo = generator.integers(0, 255, (10, 12, 3)).astype(np.uint8).repeat(6, 0).repeat(6, 1)
+        Image.fromarray(photo).save(place / f"photos/{k}.png")
+    return place
+
+
+def darker(crops, type_index, keys):
+    """In place of the 24 types: darker by the level. Compiling the real ones is the business of another test."""
+    levels = jnp.arange(1.0, 6.0, dtype=jnp.float32)[:, None, None, None, None]
+    return jnp.broadcast_to(crops.astype(jnp.float32) / 255 * (1 - 0.1 * levels), (len(type_index), 5, *crops.shape))
+
+
+def run(place, out, *more, dataset="csv:{}/set.csv@{}/pictures"):
+    arguments = ["--dataset", dataset.format(place, place), "--out", str(out), "--resamples", "100", *map(str, more)]
+    return cli.run(evaluate.main, arguments)
+
+
+def outputs(out: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(out.iterdir()) if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def report(place) -> Path:
+    """The whole thing once, with the baseline that the workdir knows."""
+    with pytest.MonkeyPatch.context() as patch:
+        both = f"csv:{place}/set.csv@{place}/pictures,synthetic:folder:{place}/photos"
+        patch.setattr(synthetic, "_degrade", darker)
+        assert run(place, place / "out", "--checkpoint", place / "run", "--crop", 48, dataset=both) == cli.DONE
+    return place / "out"
+
+
+def test_results_hold_every_protocol(place, report):
+    results = json.loads((report / "results.json").read_text())
+    found = results["sets"][f"csv:{place}/set.csv@{place}/pictures"]
+    assert found["images"] == IMAGES
+    assert found["result"]["whole"]["images"] == IMAGES
+    assert found["result"]["official"]["images"] == IMAGES // 2
+    assert found["result"]["splits"]["by_reference"]
+    assert set(found["result"]["distortions"]) == {"jpeg", "white_noise"}
+    assert set(found["result"]["groups"]) == {"compression", "noise"}
+    assert {test["statistic"] for test in found["comparisons"]} == {"srcc", "plcc"}
+    assert results["baseline"]["seed"] == 0
+    assert len(results["synthetic"][f"folder:{place}/photos"]["result"]["types"]) == 24
+
+
+def test_scores_are_those_of_the_model(place, report):
+    with open(report / "scores.csv") as file:
+        rows = list(csv.DictReader(file))
+    expected = QualiCLIP.load(place / "run").score_files([place / "pictures" / row["image"] for row in rows])
+    np.testing.assert_allclose([float(row["score"]) for row in rows], expected, atol=1e-5)
+    results = json.loads((report / "results.json").read_text())
+    whole = next(iter(results["sets"].values()))["result"]["whole"]
+    scores, mos = ([float(row[name]) for row in rows] for name in ("score", "mos"))
+    assert whole["srcc"] == pytest.approx(stats.spearmanr(scores, mos).statistic, abs=1e-12)
+
+
+def test_a_repeated_run_scores_nothing_and_changes_no_byte(place, report, monkeypatch):
+    before = outputs(report)
+    monkeypatch.setattr(QualiCLIP, "run", lambda *_: pytest.fail("scored again"))
+    monkeypatch.setattr(synthetic, "_score_photo", lambda *_: pytest.fail("scored again"))
+    both = f"csv:{place}/set.csv@{place}/pictures,synthetic:folder:{place}/photos"
+    assert run(place, report, "--checkpoint", place / "run", "--crop", 48, dataset=both) == cli.DONE
+    assert outputs(report) == before
+
+
+def test_order_of_the_set_changes_no_digit(place, report, tmp_path):
+    lines = (place / "set.csv").read_text().splitlines()
+    (tmp_path / "set.csv").write_text("\n".join([lines[0], *reversed(lines[1:])]) + "\n")
+    dataset = f"csv:{tmp_path}/set.csv@{place}/pictures"
+    assert run(place, tmp_path / "out", "--checkpoint", place / "run", dataset=dataset) == cli.DONE
+    found, again = (json.loads((out / "results.json").read_text())["sets"] for out in (report, tmp_path / "out"))
+    assert next(iter(found.values())) == next(iter(again.values()))
+
+
+SMALL_BATCHES = Costs(compile=1e3, call=10, batch=15e3)  # four or five pictures
+KILLED = """
+import os, signal, sys
+from qualiclip_jax import evaluate
+from qualiclip_jax.evaluation import scores
+from qualiclip_jax.inference import machine
+from qualiclip_jax.inference.buckets import Costs
+machine.costs = lambda config: {costs}
+put = scores.Kept.put
+def put_or_die(self, key, value):
+    put(self, key, value)
+    if len(self._values) == 10:
+        os.kill(os.getpid(), signal.SIGKILL)
+scores.Kept.put = put_or_die
+evaluate.main(sys.argv[1:])
+"""
+
+
+def test_killed_half_way_the_second_run_does_the_rest_to_the_same_result(place, report, tmp_path, monkeypatch):
+    def arguments(out):
+        more = ["--out", str(tmp_path / out), "--resamples", "100", "--checkpoint", str(place / "run")]
+        return ["--dataset", f"csv:{place}/set.csv@{place}/pictures", "--baseline", "none", *more]
+
+    def result(out):
+        return next(iter(json.loads((out / "results.json").read_text())["sets"].values()))["result"]
+
+    code = KILLED.replace("{costs}", repr(SMALL_BATCHES))
+    killed = subprocess.run([sys.executable, "-c", code, *arguments("cut")], capture_output=True)
+    assert killed.returncode == -9, killed.stderr.decode()
+    assert not (tmp_path / "cut/results.json").exists()
+
+    fetched = []
+    whole_run = QualiCLIP.run
+
+    def watched(self, sizes, fetch, done=frozenset(), **more):
+        return whole_run(self, sizes, lambda i: fetched.append(i) or fetch(i), done, **more)
+
+    monkeypatch.setattr(QualiCLIP, "run", watched)
+    monkeypatch.setattr(machine, "costs", lambda config: SMALL_BATCHES)
+    assert cli.run(evaluate.main, arguments("cut")) == cli.DONE
+    assert IMAGES - 10 <= len(fetched) < IMAGES - 5  # the rest, and what else is in the batch that was cut
+    assert cli.run(evaluate.main, arguments("clean")) == cli.DONE
+    assert result(tmp_path / "cut") == result(tmp_path / "clean")
+    # the other results were made in larger batches: equal to the last bit or nearly so, whatever the processor does
+    assert result(tmp_path / "cut")["whole"]["plcc"] == pytest.approx(result(report)["whole"]["plcc"], abs=1e-6)
+
+
+def test_any_metric_can_be_judged(place, report, tmp_path, capsys):
+    lines = (place / "set.csv").read_text().splitlines()[1:]
+    rows = [line.split(",")[:2] for line in lines]
+    text = "image,score\n" + "".join(f"{name},{-float(mos)}\n" for name, mos in rows)
+    (tmp_path / "niqe.csv").write_text(text)
+    more = ("--scores", tmp_path / "niqe.csv", "--lower-is-better", "--baseline", report / "scores.csv")
+    assert run(place, tmp_path / "out", *more) == cli.DONE
+    printed = capsys.readouterr().out
+    assert re.search(r"niqe, whole set +24 +1\.0000", printed)
+    assert "against the baseline" in printed
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--dataset", "kadid11k"], "no rated image set 'kadid11k'"),
+        (["--checkpoint", "nowhere"], "no checkpoint at"),
+        (["--scores", "nowhere.csv"], "nowhere.csv: no such file"),
+        (["--dataset", "synthetic", "--scores", "scores.csv"], "the synthetic benchmark needs a --checkpoint"),
+        (["--dataset", "synthetic:folder:nowhere"], "nowhere"),
+    ],
+)
+def test_errors_are_one_line(place, tmp_path, capsys, more, message):
+    (tmp_path / "scores.csv").write_text("image,score\n")
+    arguments = ["--out", str(tmp_path / "out"), "--checkpoint", str(place / "run")]
+    if "--scores" in more:
+        arguments = arguments[:2]
+    if "--dataset" not in more:
+        arguments += ["--dataset", f"csv:{place}/set.csv@{place}/pictures"]
+    assert cli.run(evaluate.main, [*arguments, *more]) == cli.FAILED
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith("error: ")
+    assert message in last
+
+
+def test_several_sets_and_their_mean(place, tmp_path, capsys):
+    lines = (place / "set.csv").read_text().splitlines()
+    (tmp_path / "half.csv").write_text("\n".join(lines[: 1 + IMAGES // 2]) + "\n")
+    dataset = f"csv:{place}/set.csv@{place}/pictures,csv:{tmp_path}/half.csv@{place}/pictures"
+    more = ("--checkpoint", place / "run", "--baseline", "none", "--splits", 0)
+    assert run(place, tmp_path / "out", *more, dataset=dataset) == cli.DONE
+    results = json.loads((tmp_path / "out/results.json").read_text())
+    whole, half = (found["result"]["whole"]["srcc"] for found in results["sets"].values())
+    assert results["weighted_mean"]["srcc"] == pytest.approx((2 * whole + half) / 3)
+    assert "mean over sets, weighted by images" in capsys.readouterr().out
+    assert (tmp_path / "out/scatter-half.png").exists()
+
+
+class Page(HTMLParser):
+    """Collects what a page refers to, and checks that its tags are closed in order."""
+
+    VOID = ("meta", "link", "img", "br")
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.images, self.links = [], [], []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        self.images += [attrs["src"]] if tag == "img" else []
+        self.links += [attrs[name] for name in ("src", "href") if name in attrs]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_the_page_is_whole_and_self_contained(report):
+    page = Page((report / "report.html").read_text())
+    assert len(page.images) == 2 + 3 * 6  # the figures and the galleries
+    assert all(link.startswith("data:") for link in page.links)
+
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+PROBE = """<script>window.addEventListener("load", () => { document.title = JSON.stringify({
+  broken: [...document.images].filter(image => !image.naturalWidth).length, images: document.images.length,
+  sideways: document.documentElement.scrollWidth - window.innerWidth, errors: window.faults }); });</script>"""
+EARLY = "<script>window.faults = 0; window.addEventListener('error', () => { window.faults += 1; });</script>"
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: the page is not opened in a browser")
+@pytest.mark.parametrize("width", [1280, 500])
+def test_the_page_opens_in_a_browser(report, tmp_path, width):
+    text = (report / "report.html").read_text()
+    probed = text.replace("<head>", "<head>" + EARLY, 1).replace("</body>", PROBE + "</body>", 1)
+    (tmp_path / "page.html").write_text(probed)
+    flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
+    flags += f" --disable-component-update --disable-sync --user-data-dir={tmp_path / 'user'} --window-size={width},900"
+    command = [CHROMIUM, *flags.split(), "--virtual-time-budget=5000", "--dump-dom", (tmp_path / "page.html").as_uri()]
+    dom = subprocess.run(command, capture_output=True, check=True, timeout=120).stdout.decode()
+    found = json.loads(re.search(r"<title>(.*?)</title>", dom)[1])
+    assert found == {"broken": 0, "images": 20, "sideways": found["sideways"], "errors": 0}
+    assert found["sideways"] <= 0
