@@ -46,7 +46,7 @@ def test_figures_are_the_same_bytes_each_time():
 
 def test_write_is_whole_or_not_at_all(tmp_path):
     html.write(tmp_path / "a.txt", "old")
-    with pytest.raises(AttributeError):
+    with pytest.raises(TypeError):
         html.write(tmp_path / "a.txt", 7)
     assert (tmp_path / "a.txt").read_text() == "old"
     html.write(tmp_path / "a.txt", b"new")
