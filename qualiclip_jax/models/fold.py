@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 import jax
+import numpy as np
 
 from qualiclip_jax.models.clip import CLIP, from_pure, to_pure
 from qualiclip_jax.models.config import ResNetConfig
@@ -23,7 +24,7 @@ def fold_batch_norm(clip: CLIP) -> CLIP:
     image = clip.config.image
     if not isinstance(image, ResNetConfig) or not image.batch_norm:
         return clip
-    _, arrays = to_pure(clip)
+    arrays = jax.device_get(to_pure(clip)[1])  # NumPy has nothing to compile
     config = dataclasses.replace(clip.config, image=dataclasses.replace(image, batch_norm=False))
     return from_pure(config, _fold(arrays))
 
@@ -34,7 +35,7 @@ def _fold(tree: Any) -> Any:
     if tree.keys() != {"conv", "norm"}:
         return {name: _fold(branch) for name, branch in tree.items()}
     norm = tree["norm"]
-    multiplier = norm["scale"] * jax.lax.rsqrt(norm["var"] + BatchNorm.EPS)
+    multiplier = norm["scale"] / np.sqrt(norm["var"] + np.float32(BatchNorm.EPS))
     return {
         "conv": {
             "kernel": tree["conv"]["kernel"] * multiplier,  # [h, w, in, out] * [out]
