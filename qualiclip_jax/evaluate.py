@@ -41,6 +41,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         "--baseline", default="auto", metavar="DIR",
         help="checkpoint to compare with, a CSV of scores, or none (default: the model before its training, if known)",
     )  # fmt: skip
+    parser.add_argument("--baseline-lower-is-better", action="store_true", help="of a CSV given as --baseline")
     parser.add_argument("--splits", type=_count, default=10, metavar="K", help="random test splits (10; 0 for none)")
     parser.add_argument("--resamples", type=_count, default=1000, metavar="R", help="of the bootstrap (1000)")
     parser.add_argument("--seed", type=_count, default=0, help="of splits, bootstrap and degradations (0)")
@@ -166,7 +167,7 @@ def _contestants(args: argparse.Namespace) -> tuple[Contestant, Contestant | Non
     if args.baseline != "auto":
         path = Path(args.baseline)
         if path.suffix == ".csv":
-            return model, ScoresFile(path, args.lower_is_better), ""
+            return model, ScoresFile(path, args.baseline_lower_is_better), ""
         return model, Checkpoint(args.baseline, cache), ""
     initial = None if args.scores or args.checkpoint is None else _initial(Path(args.checkpoint))
     if initial is None:

@@ -185,7 +185,10 @@ def test_any_metric_can_be_judged(place, report, tmp_path, capsys):
     assert run(place, tmp_path / "out", *more) == cli.DONE
     printed = capsys.readouterr().out
     assert re.search(r"niqe, whole set +24 +1\.0000", printed)
-    assert "against the baseline" in printed
+    facts = json.loads((report / "results.json").read_text())["sets"]
+    own = next(iter(facts.values()))["result"]["whole"]["srcc"]
+    assert re.search(rf"baseline, whole set +24 +{own:.4f}".replace(".", r"\."), printed)
+    assert f"SRCC {1 - own:+.4f} against the baseline" in printed
 
 
 @pytest.mark.parametrize(
