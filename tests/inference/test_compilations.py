@@ -1,0 +1,105 @@
+"""How often XLA compiles: once a shape in a run over 200 sizes, and not at all in the next run."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from qualiclip_jax import compilation
+from qualiclip_jax.inference import machine
+from qualiclip_jax.models import backbones
+
+RUN = """
+import collections, json, sys
+import jax, numpy as np
+events = collections.Counter()
+jax.monitoring.register_event_listener(lambda name, **_: events.update([name]))
+from qualiclip_jax import QualiCLIP
+from qualiclip_jax.inference import buckets
+
+model = QualiCLIP.load(sys.argv[1])
+model._encoder.costs = buckets.Costs(compile=3e4, call=1e3, batch=1e5)
+rng = np.random.default_rng(0)
+images = [rng.integers(0, 256, (h, w, 3), dtype=np.uint8) for h, w in rng.integers(32, 128, (200, 2))]
+model.attributes(images[0])  # what is compiled whatever the sizes
+events.clear()
+scores = model.score(images)
+print(json.dumps({
+    "shapes": len(model._encoder.compiled) - 1,
+    "sizes": len({image.shape for image in images}),
+    "compiled": events["/jax/compilation_cache/cache_misses"],
+    "from cache": events["/jax/compilation_cache/cache_hits"],
+    "mean": float(scores.mean()),
+}))
+"""
+
+
+def test_one_compilation_a_shape_and_none_in_the_next_run(resnet, tmp_path):
+    resnet.save(tmp_path / "model")
+    environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path / "cache"), "JAX_ENABLE_COMPILATION_CACHE": "true"}
+
+    def run() -> dict:
+        command = [sys.executable, "-c", RUN, str(tmp_path / "model")]
+        return json.loads(subprocess.run(command, env=environment, capture_output=True, check=True, text=True).stdout)
+
+    first = run()
+    assert first["sizes"] > 190
+    assert 3 <= first["shapes"] <= 16
+    assert first["compiled"] == first["shapes"]
+    second = run()
+    assert second["compiled"] == 0
+    assert second["from cache"] == first["shapes"]
+    assert second["mean"] == first["mean"]
+    assert any((tmp_path / "cache" / "qualiclip_jax" / "compiled").iterdir())
+
+
+@pytest.mark.parametrize("kind", ["resnet", "vit"])
+def test_compiler_options_are_exact_here(kind, photos, request, monkeypatch):
+    model = request.getfixturevalue(kind)
+    usual = model.attributes(photos[:3])
+    plain = type(model)(model.clip, model.prompts, model.prompt_features, model.temperature)
+    monkeypatch.setattr(machine, "compiler_options", dict)
+    np.testing.assert_allclose(plain.attributes(photos[:3]), usual, atol=2e-6)
+
+
+def test_an_unknown_compiler_option_is_left_out(monkeypatch):
+    monkeypatch.setattr(machine, "_FAST_CPU", {"xla_no_such_option": True})
+    machine.compiler_options.cache_clear()
+    try:
+        assert machine.compiler_options() == {}
+    finally:
+        machine.compiler_options.cache_clear()
+
+
+def test_an_existing_cache_is_honoured(monkeypatch, tmp_path):
+    """In a process of its own: the cache is set once."""
+    code = (
+        "import jax; from qualiclip_jax import compilation; compilation.keep_compilations();"
+        "print(jax.config.jax_compilation_cache_dir)"
+    )
+
+    def directory(**variables: str) -> str:
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("JAX_")}
+        environment |= {"XDG_CACHE_HOME": str(tmp_path / "cache"), "JAX_PLATFORMS": "cpu"} | variables
+        command = [sys.executable, "-c", code]
+        return subprocess.run(command, env=environment, capture_output=True, check=True, text=True).stdout.strip()
+
+    assert directory() == str(tmp_path / "cache" / "qualiclip_jax" / "compiled")
+    assert directory(JAX_COMPILATION_CACHE_DIR=str(tmp_path / "own")) == str(tmp_path / "own")
+    assert directory(JAX_ENABLE_COMPILATION_CACHE="false") == "None"
+
+
+def test_operations_per_pixel_are_those_of_the_papers():
+    """RN50 of CLIP: 6.1e9 multiplications at 224 px; ViT-B/32: 4.4e9 (open_clip's profile of the image towers)."""
+    for name, multiplications in (("RN50", 6.1e9), ("ViT-B/32", 4.4e9)):
+        ours = machine.operations_per_pixel(backbones.get(name)) * 224**2
+        assert 0.6 < ours / multiplications < 1.4
+
+
+def test_cache_directory_is_the_users(monkeypatch):
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    assert compilation.cache_directory() == Path.home() / ".cache" / "qualiclip_jax"
