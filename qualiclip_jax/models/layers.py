@@ -1,5 +1,6 @@
 """Layers that the encoders share."""
 
+import functools
 import math
 
 import jax
@@ -12,23 +13,21 @@ ACTIVATIONS = {
 }
 
 
-CHUNK = 2**18
-
-
-@jax.jit
-def _normal_chunk(key: jax.Array, index: int) -> jax.Array:
-    return jax.random.normal(jax.random.fold_in(key, index), (CHUNK,))
+@functools.partial(jax.jit, static_argnames="size")
+def _normal_chunk(key: jax.Array, index: int, size: int) -> jax.Array:
+    return jax.random.normal(jax.random.fold_in(key, index), (size,))
 
 
 def normal(std: float):
     """An initializer: normal with standard deviation `std`.
 
-    Drawn in chunks of one size, since XLA takes half a second to compile a generator of each new shape on a CPU.
+    Drawn in chunks of two sizes, since XLA takes half a second to compile a generator of each new shape on a CPU.
     """
 
     def init(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
         count = math.prod(shape)
-        chunks = [_normal_chunk(key, index) for index in range(-(-count // CHUNK))]
+        size = 2**14 if count <= 2**17 else 2**20
+        chunks = [_normal_chunk(key, index, size) for index in range(-(-count // size))]
         return (std * jnp.concatenate(chunks)[:count]).reshape(shape).astype(dtype)
 
     return init

@@ -1,0 +1,91 @@
+"""The table of published backbones."""
+
+import json
+import math
+
+import jax
+import pytest
+from flax import nnx
+
+from qualiclip_jax import models
+from qualiclip_jax.errors import UserError
+from qualiclip_jax.models import backbones, convert
+
+# Parameters of the whole model (OpenAI's and open_clip's releases), and millions in image and text encoder, as in
+# open_clip's docs/model_profile.csv.
+PUBLISHED = {
+    "RN50": (102_007_137, 38.32, 63.69),
+    "RN101": (119_688_033, 56.26, 63.43),
+    "RN50x4": (178_300_601, 87.14, 91.16),
+    "RN50x16": (290_979_217, 167.33, 123.65),
+    "RN50x64": (623_258_305, 420.38, 202.88),
+    "ViT-B/32": (151_277_313, 87.85, 63.43),
+    "ViT-B/16": (149_620_737, 86.19, 63.43),
+    "ViT-L/14": (427_616_513, 303.97, 123.65),
+    "ViT-L/14@336px": (427_944_193, 304.29, 123.65),
+    "ViT-H-14": (986_109_441, 632.08, 354.03),
+    "ViT-bigG-14": (2_539_567_105, 1844.91, 694.66),
+}
+
+
+def count(module) -> int:
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(nnx.state(module, nnx.Param)))
+
+
+@pytest.mark.parametrize("name", backbones.TABLE)
+def test_parameter_counts_are_the_published_ones(name):
+    clip = nnx.eval_shape(lambda: models.CLIP(backbones.get(name), rngs=nnx.Rngs(0)))
+    total, image, text = PUBLISHED[name]
+    assert count(clip) == total
+    assert count(clip.image) / 1e6 == pytest.approx(image, abs=0.0051)
+    assert count(clip.text) / 1e6 == pytest.approx(text, abs=0.0051)
+
+
+@pytest.mark.parametrize("name", backbones.TABLE)
+def test_configs_survive_json(name):
+    config = backbones.get(name)
+    assert models.CLIPConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    hash(config)  # it is part of a compiled function's key
+
+
+def test_an_unknown_name_is_refused():
+    with pytest.raises(UserError, match="no backbone 'RN500'; known are RN50, RN101"):
+        backbones.get("RN500")
+
+
+def test_positions_default_by_family():
+    assert backbones.get("RN50").position == "none"
+    assert backbones.get("ViT-B/16").position == "interpolate"
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"position": "learned"}, "position must be one of none, native, interpolate"),
+        ({"compute_dtype": "float16"}, "compute_dtype must be one of float32, bfloat16"),
+        ({"image": models.ViTConfig(1, 64, 5, 16)}, "5 heads do not divide 64 channels"),
+        ({"image": models.ViTConfig(1, 64, 4, 16, activation="relu")}, "activation must be one of quick_gelu, gelu"),
+    ],
+)
+def test_faulty_configs_are_refused(fields, named):
+    with pytest.raises(ValueError, match=named):
+        models.CLIPConfig(**{"embed_dim": 8, "image": models.ViTConfig(1, 64, 1, 16), **fields})
+
+
+@pytest.mark.parametrize("name", ["ViT-B/16", "ViT-H-14", "ViT-bigG-14"])
+def test_what_shapes_do_not_tell_comes_from_the_table(name):
+    published = backbones.get(name)
+    image, text = published.image, published.text
+    mlp = image.mlp_width or 4 * image.width
+    shapes = {
+        "visual.conv1.weight": (image.width, 3, image.patch_size, image.patch_size),
+        "visual.positional_embedding": (1 + image.grid**2, image.width),
+        "visual.proj": (image.width, published.embed_dim),
+        "token_embedding.weight": (text.vocab_size, text.width),
+        "positional_embedding": (77, text.width),
+        **{f"visual.transformer.resblocks.{i}.mlp.c_fc.weight": (mlp, image.width) for i in range(image.layers)},
+        **{f"transformer.resblocks.{i}.mlp.c_fc.weight": (4 * text.width, text.width) for i in range(text.layers)},
+    }
+    tensors = {key: jax.ShapeDtypeStruct(shape, "float32") for key, shape in shapes.items()}
+    assert convert.infer_config(tensors) == published
+    assert convert.infer_config(tensors, activation="gelu").image.activation == "gelu"
