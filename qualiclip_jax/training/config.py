@@ -80,6 +80,7 @@ def default_config() -> ConfigDict:
     c.eval.every = 1000  # steps; 0 is at the start and the end only
     c.eval.photos = "sample:test"  # held-out photos of the synthetic benchmark; "" for none
     c.eval.max_photos = 16
+    c.eval.crop_size = 224  # pixels, of the two crops cut from each
     c.eval.rated = ()  # rated sets, e.g. ("koniq10k", "csv:my.csv")
     c.eval.best = "synthetic"  # the metric that picks the best checkpoint: "synthetic" or "srcc/NAME"
 
@@ -146,6 +147,7 @@ def check(config: ConfigDict) -> None:
     require(config.learning_rate > 0, "learning_rate", "above 0")
     require(config.temperature > 0, "temperature", "above 0")
     require(config.data.crop_size >= 32, "data.crop_size", "32 or more")
+    require(config.eval.crop_size >= 32, "eval.crop_size", "32 or more")
     require(0 <= config.data.min_overlap <= 1, "data.min_overlap", "in 0..1")
     scale = tuple(config.data.scale_range)
     require(len(scale) == 2 and 0 < scale[0] <= scale[1], "data.scale_range", "(low, high) with 0 < low <= high")

@@ -5,6 +5,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from qualiclip_jax import checkpoint, models, quality
+from qualiclip_jax.images import decode_size
 from qualiclip_jax.training.state import Recipe, TrainState
 
 
@@ -12,7 +13,7 @@ class Evaluator:
     """Measures a state on what the config names; holds the photos and the compiled score.
 
     Args:
-      config: a training config; used are the section `eval`, `seed`, `temperature` and `data.crop_size`.
+      config: a training config; used are the section `eval` and `temperature`.
       recipe: the constants of the run.
       model: gives prompts and architecture.
     """
@@ -43,7 +44,7 @@ class Evaluator:
             result = synthetic.run(
                 lambda images: np.asarray(self._score(params, batch_stats, images)),
                 self._photos,
-                crop=self._config.data.crop_size,
+                crop=self._config.eval.crop_size,
             )
             results["synthetic"] = result.mean
         for name, rated_set in self._rated.items():
@@ -51,9 +52,10 @@ class Evaluator:
             from qualiclip_jax.inference.predictor import QualiCLIP
 
             clip = self._recipe.merge(params, batch_stats)
-            model = QualiCLIP(clip, self._model.prompts, self._model.prompt_features, self._model.temperature, {})
-            scores = [model.score([rated_set.image(i)])[0] for i in range(len(rated_set))]
-            results[f"srcc/{name}"] = correlation.srcc(np.array(scores), rated_set.mos)
+            model = QualiCLIP(clip, self._model.prompts, self._model.prompt_features, self._model.temperature)
+            sizes = [decode_size(rated_set.image_bytes(i), rated_set.ids[i]) for i in range(len(rated_set))]
+            scores = dict(model.run(sizes, rated_set.image))
+            results[f"srcc/{name}"] = correlation.srcc([scores[i].mean() for i in range(len(sizes))], rated_set.mos)
         return {name: float(value) for name, value in results.items()}
 
     def names(self) -> list[str]:

@@ -8,12 +8,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from qualiclip_jax import train
+from qualiclip_jax import degradations, train
 from qualiclip_jax.training import build, parallel
 from qualiclip_jax.training.state import create_state
 from qualiclip_jax.training.step import degrade_batch, loss_fn, train_step
+from tests.training.quick_train import add_noise
 
 TINY = __file__.replace("test_step", "tiny")
+
+
+@pytest.fixture(autouse=True)
+def _cheap_degradation(monkeypatch):
+    monkeypatch.setattr(degradations, "degrade_pairs", add_noise)
 
 
 @pytest.fixture(scope="module")
@@ -58,10 +64,10 @@ def test_gradient_against_finite_differences(run):
     loss = jax.jit(lambda params: loss_fn(params, state.batch_stats, images, recipe, None)[0])
     gradient = jax.grad(loss)(state.params)
     norm = sum(jnp.vdot(g, g) for g in jax.tree.leaves(gradient))
-    step = 1e-3 / jnp.sqrt(norm)
+    step = 1e-4 / jnp.sqrt(norm)  # small: the hinges bend
     moved = lambda sign: jax.tree.map(lambda p, g: p + sign * step * g, state.params, gradient)
     slope = (loss(moved(1)) - loss(moved(-1))) / (2 * step)
-    np.testing.assert_allclose(slope, norm, rtol=0.02)
+    np.testing.assert_allclose(slope, norm, rtol=0.01)
 
 
 def test_an_example_is_degraded_the_same_in_any_batch(run):
