@@ -72,29 +72,3 @@ def get(name: str) -> CLIPConfig:
     if name not in TABLE:
         raise UserError(f"no backbone {name!r}; known are {', '.join(TABLE)}")
     return TABLE[name].config
-
-
-def match(config: CLIPConfig, activation: str | None = None) -> CLIPConfig:
-    """`config` with what shapes do not tell (heads, activation) taken from the published backbone with the same shapes.
-
-    Args:
-      config: inferred from shapes.
-      activation: "quick_gelu" or "gelu" if known; wins over the table.
-    """
-    if isinstance(config.image, ViTConfig):
-        for backbone in TABLE.values():
-            image = backbone.config.image
-            free = {"heads": config.image.heads, "activation": config.image.activation}
-            if isinstance(image, ViTConfig) and dataclasses.replace(image, **free) == config.image:
-                config = dataclasses.replace(
-                    config,
-                    image=backbone.config.image,
-                    text=config.text and dataclasses.replace(config.text, activation=image.activation),
-                )
-                break
-    if activation is None:
-        return config
-    parts = {"text": config.text and dataclasses.replace(config.text, activation=activation)}
-    if isinstance(config.image, ViTConfig):
-        parts["image"] = dataclasses.replace(config.image, activation=activation)
-    return dataclasses.replace(config, **parts)

@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from qualiclip_jax.errors import UserError
 from qualiclip_jax.models.clip import CLIP, complain, from_pure, to_pure
-from qualiclip_jax.models.config import CLIPConfig, ResNetConfig, TextConfig, ViTConfig
+from qualiclip_jax.models.config import CLIPConfig, ResNetConfig
+from qualiclip_jax.models.infer import infer_config
 
 # How an array is laid out: kind -> (theirs to ours, ours to theirs). Our layouts: linear [in, out], convolution
 # [h, w, in, out].
@@ -161,61 +161,6 @@ def to_openai_state_dict(clip: CLIP) -> dict[str, np.ndarray]:
     return result
 
 
-def infer_config(tensors: Mapping[str, Any], name: str = "state dict", activation: str | None = None) -> CLIPConfig:
-    """The architecture behind tensors with OpenAI's names; see `from_state_dict`."""
-    shapes = {key: np.shape(value) for key, value in tensors.items()}
-    try:
-        image = _infer_image(shapes)
-        text = _infer_text(shapes) if "token_embedding.weight" in shapes else None
-        embed_dim = (
-            shapes["visual.attnpool.c_proj.weight"][0] if isinstance(image, ResNetConfig) else shapes["visual.proj"][1]
-        )
-    except (KeyError, IndexError, ZeroDivisionError, ValueError) as error:
-        raise UserError(
-            f"{name}: this is no CLIP that is known here (looked for {error}); it has {len(shapes)} tensors, such as "
-            f"{', '.join(sorted(shapes)[:3]) or 'none'}"
-        ) from None
-    from qualiclip_jax.models.backbones import match
-
-    return match(CLIPConfig(embed_dim, image, text), activation)
-
-
-def _infer_image(shapes: Mapping[str, tuple[int, ...]]) -> ResNetConfig | ViTConfig:
-    if "visual.layer1.0.conv1.weight" in shapes:
-        width = shapes["visual.layer1.0.conv1.weight"][0]
-        layers = tuple(_count(shapes, rf"visual\.layer{stage}\.(\d+)\.") for stage in (1, 2, 3, 4))
-        grid = round((shapes["visual.attnpool.positional_embedding"][0] - 1) ** 0.5)
-        return ResNetConfig(layers, width, max(32 * width // 64, 1), 32 * grid)
-    width, _, patch, _ = shapes["visual.conv1.weight"]
-    grid = round((shapes["visual.positional_embedding"][0] - 1) ** 0.5)
-    mlp = shapes["visual.transformer.resblocks.0.mlp.c_fc.weight"][0]
-    return ViTConfig(
-        layers=_count(shapes, r"visual\.transformer\.resblocks\.(\d+)\."),
-        width=width,
-        heads=max(width // 64, 1),
-        patch_size=patch,
-        image_size=patch * grid,
-        mlp_width=None if mlp == 4 * width else mlp,
-    )
-
-
-def _infer_text(shapes: Mapping[str, tuple[int, ...]]) -> TextConfig:
-    vocabulary, width = shapes["token_embedding.weight"]
-    mlp = shapes["transformer.resblocks.0.mlp.c_fc.weight"][0]
-    return TextConfig(
-        layers=_count(shapes, r"transformer\.resblocks\.(\d+)\."),
-        width=width,
-        heads=max(width // 64, 1),
-        vocab_size=vocabulary,
-        context_length=shapes["positional_embedding"][0],
-        mlp_width=None if mlp == 4 * width else mlp,
-    )
-
-
-def _count(shapes: Mapping[str, Any], pattern: str) -> int:
-    return 1 + max((int(found[1]) for found in (re.match(pattern, key) for key in shapes) if found), default=-1)
-
-
 def _unstack(entry: tuple[str, str], shape: tuple[int, ...]) -> list[tuple[str, tuple[int, ...]]]:
     """Our shape as theirs: one (name, shape), or one for each block."""
     theirs, kind = entry
@@ -265,7 +210,7 @@ HUGGING_FACE_BLOCK = {
 }
 # Buffers that are no parameters: shapes and masks that other implementations save along.
 IGNORED = re.compile(
-    r"(.*\.)?(num_batches_tracked|position_ids|attn_mask)|input_resolution|context_length|vocab_size|prompts_features"
+    r"(.*\.)?(num_batches_tracked|position_ids|attn_mask|input_resolution|context_length|vocab_size|prompts_features)"
 )
 # Wrappers that put something before every name.
 PREFIXES = ("module.", "clip_model.", "model.")

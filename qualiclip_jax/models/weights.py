@@ -7,6 +7,7 @@ Nothing here unpickles arbitrary objects, and nothing falls back to random weigh
 import dataclasses
 import json
 import pathlib
+import warnings
 import zipfile
 from typing import Any
 
@@ -219,11 +220,13 @@ def _read_torch(path: pathlib.Path) -> dict[str, np.ndarray]:
         ) from None
     try:
         if _is_torchscript(path):
-            loaded = torch.jit.load(str(path), map_location="cpu").state_dict()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)  # OpenAI's archives stay what they are
+                loaded = torch.jit.load(str(path), map_location="cpu").state_dict()
         else:
             loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # PyTorch's readers raise many kinds
-        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        reason = (str(error).strip() or type(error).__name__).split("\n")[0].split(". ")[0][:200]
         raise UserError(
             f"{path}: truncated, corrupt, or holding more than tensors, which is never unpickled here ({reason})"
         ) from None

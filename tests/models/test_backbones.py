@@ -9,7 +9,7 @@ from flax import nnx
 
 from qualiclip_jax import models
 from qualiclip_jax.errors import UserError
-from qualiclip_jax.models import backbones, convert
+from qualiclip_jax.models import backbones, infer
 
 # Parameters of the whole model (OpenAI's and open_clip's releases), and millions in image and text encoder, as in
 # open_clip's docs/model_profile.csv.
@@ -87,5 +87,5 @@ def test_what_shapes_do_not_tell_comes_from_the_table(name):
         **{f"transformer.resblocks.{i}.mlp.c_fc.weight": (4 * text.width, text.width) for i in range(text.layers)},
     }
     tensors = {key: jax.ShapeDtypeStruct(shape, "float32") for key, shape in shapes.items()}
-    assert convert.infer_config(tensors) == published
-    assert convert.infer_config(tensors, activation="gelu").image.activation == "gelu"
+    assert infer.infer_config(tensors) == published
+    assert infer.infer_config(tensors, activation="gelu").image.activation == "gelu"

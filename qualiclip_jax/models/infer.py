@@ -1,0 +1,117 @@
+"""The architecture of a CLIP, read off the names and shapes of its tensors (OpenAI's names)."""
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from qualiclip_jax.errors import UserError
+from qualiclip_jax.models.backbones import TABLE
+from qualiclip_jax.models.config import CLIPConfig, ResNetConfig, TextConfig, ViTConfig
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+# The tensors that tell the architecture.
+RESNET_KEYS = (
+    "visual.layer1.0.conv1.weight",
+    "visual.attnpool.positional_embedding",
+    "visual.attnpool.c_proj.weight",
+)
+VIT_KEYS = (
+    "visual.conv1.weight",
+    "visual.positional_embedding",
+    "visual.transformer.resblocks.0.mlp.c_fc.weight",
+    "visual.proj",
+)
+TEXT_KEYS = ("token_embedding.weight", "positional_embedding", "transformer.resblocks.0.mlp.c_fc.weight")
+
+
+def infer_config(tensors: Mapping[str, Any], name: str = "state dict", activation: str | None = None) -> CLIPConfig:
+    """The architecture behind tensors with OpenAI's names.
+
+    Shapes tell neither the number of heads nor the activation: both are those of the published model with the same
+    shapes; failing that, heads are 64 wide and the activation is QuickGELU.
+
+    Args:
+      tensors: name -> array.
+      name: what to call them in errors.
+      activation: "quick_gelu" or "gelu" if known.
+
+    Raises:
+      UserError: they are no CLIP of a known kind; tensors that would tell the architecture are named.
+    """
+    shapes = {key: np.shape(value) for key, value in tensors.items()}
+    is_resnet = any(key.startswith("visual.layer") for key in shapes)
+    has_text = any(key.startswith(("token_embedding.", "transformer.")) for key in shapes)
+    needed = (RESNET_KEYS if is_resnet else VIT_KEYS) + (TEXT_KEYS if has_text else ())
+    missing = [key for key in needed if key not in shapes]
+    if missing:
+        raise UserError(
+            f"{name}: this is no CLIP that is known here: among its {len(shapes)} tensors "
+            f"({', '.join(sorted(shapes)[:3])} ...) are missing: {', '.join(missing)}"
+        )
+    try:
+        image = _resnet(shapes) if is_resnet else _vit(shapes)
+        text = _text(shapes) if has_text else None
+        embed_dim = shapes["visual.attnpool.c_proj.weight"][0] if is_resnet else shapes["visual.proj"][1]
+        config = CLIPConfig(embed_dim, image, text)
+    except (IndexError, ValueError, ZeroDivisionError):
+        told = ", ".join(f"{key} {shapes[key]}" for key in needed)
+        raise UserError(f"{name}: this is no CLIP that is known here: no architecture fits the shapes {told}") from None
+    return _match(config, activation)
+
+
+def _resnet(shapes: Shapes) -> ResNetConfig:
+    width = shapes["visual.layer1.0.conv1.weight"][0]
+    layers = tuple(_count(shapes, rf"visual\.layer{stage}\.(\d+)\.") for stage in (1, 2, 3, 4))
+    grid = round((shapes["visual.attnpool.positional_embedding"][0] - 1) ** 0.5)
+    return ResNetConfig(layers, width, heads=max(32 * width // 64, 1), image_size=32 * grid)
+
+
+def _vit(shapes: Shapes) -> ViTConfig:
+    width, _, patch, _ = shapes["visual.conv1.weight"]
+    grid = round((shapes["visual.positional_embedding"][0] - 1) ** 0.5)
+    layers = _count(shapes, r"visual\.transformer\.resblocks\.(\d+)\.")
+    mlp_width = _mlp_width(shapes["visual.transformer.resblocks.0.mlp.c_fc.weight"])
+    return ViTConfig(layers, width, max(width // 64, 1), patch, patch * grid, mlp_width)
+
+
+def _text(shapes: Shapes) -> TextConfig:
+    vocab_size, width = shapes["token_embedding.weight"]
+    return TextConfig(
+        layers=_count(shapes, r"transformer\.resblocks\.(\d+)\."),
+        width=width,
+        heads=max(width // 64, 1),
+        vocab_size=vocab_size,
+        context_length=shapes["positional_embedding"][0],
+        mlp_width=_mlp_width(shapes["transformer.resblocks.0.mlp.c_fc.weight"]),
+    )
+
+
+def _mlp_width(shape: tuple[int, ...]) -> int | None:
+    """None where it is the usual multiple of the width."""
+    hidden, width = shape
+    return None if hidden == 4 * width else hidden
+
+
+def _count(shapes: Shapes, pattern: str) -> int:
+    return 1 + max((int(found[1]) for found in (re.match(pattern, key) for key in shapes) if found), default=-1)
+
+
+def _match(config: CLIPConfig, activation: str | None) -> CLIPConfig:
+    """`config` with what shapes do not tell from the published backbone with the same shapes; `activation` wins."""
+    image, text = config.image, config.text
+    for backbone in TABLE.values():
+        published = backbone.config.image
+        if isinstance(image, ViTConfig) and isinstance(published, ViTConfig):
+            told = {"heads": image.heads, "activation": image.activation}
+            if dataclasses.replace(published, **told) == image:
+                image = published
+                activation = activation or published.activation
+                break
+    if activation is not None:
+        image = dataclasses.replace(image, activation=activation) if isinstance(image, ViTConfig) else image
+        text = text and dataclasses.replace(text, activation=activation)
+    return dataclasses.replace(config, image=image, text=text)
