@@ -10,7 +10,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 
 import grain
 import numpy as np
@@ -87,14 +87,14 @@ def crop_pairs(
     draw = partial(draw_pair, crop_size=crop_size, min_overlap=min_overlap, scale_range=scale_range, flip=flip)
     library = Library(source, crop_size=crop_size, small=small, cache_mb=cache_mb, warn=warn)
 
-    order = grain.MapDataset.range(len(source)).shuffle(seed=_shuffle_seed(seed)).repeat()  # position -> photo
     share = batch_size // process_count
 
     def example(local: int) -> dict[str, np.ndarray]:
         step, row = divmod(local, share)
         position = step * batch_size + process_index * share + row
         rng = np.random.Generator(np.random.Philox(key=np.array([seed, position], np.uint64)))
-        photo = library.usable(order[position], rng)
+        epoch, turn = divmod(position, len(source))
+        photo = library.usable(int(_order(len(source), seed, epoch)[turn]), rng)
         pair: Pair = draw(rng, photo.shape[:2])
         return {"crops": cut_pair(photo, pair, crop_size), "example": np.uint32(position % 2**32)}
 
@@ -242,9 +242,13 @@ def photos(spec: str, limit: int | None = None, max_side: int | None = None) -> 
     return found
 
 
-def _shuffle_seed(seed: int) -> int:
-    """32 bits for the order: hashed, because Grain's order in epoch e of seed s is that in epoch 0 of seed s + e."""
-    return int(np.random.SeedSequence(seed).generate_state(1)[0])
+@lru_cache(maxsize=4)
+def _order(count: int, seed: int, epoch: int) -> np.ndarray:
+    """The photos in the order of an epoch, int64 [count]. (Grain's own shuffle takes milliseconds a draw if they are few.)
+
+    The key differs from those of the positions in its highest bit.
+    """
+    return np.random.Generator(np.random.Philox(key=np.array([seed, 2**63 + epoch], np.uint64))).permutation(count)
 
 
 def _check_fields(batch_size, crop_size, seed, process_count, min_overlap, scale_range, small) -> None:

@@ -230,7 +230,7 @@ def test_process_index_must_be_one_of_the_processes():
 def test_stream_is_what_it_was():
     """A resumed run must go on with the stream it began with, also after an upgrade: changing these is a new stream."""
     crops, _, _ = stream(Memory(), steps=2, seed=0, scale_range=(0.5, 1.0))
-    assert which(crops).tolist() == [18, 8, 16, 7, 20, 13, 1, 0]
+    assert which(crops).tolist() == [4, 12, 2, 21, 14, 15, 10, 6]
     rng = np.random.Generator(np.random.Philox(key=np.array([0, 1], np.uint64)))
     pair = draw_pair(rng, (60, 80), crop_size=SIDE, scale_range=(0.5, 1.0))
     assert pair == Pair(size=(56, 75), corners=((12, 24), (8, 26)), flip=True)
