@@ -1,0 +1,63 @@
+"""Trains for the steps of tiny_vit.py; saves losses and degraded pixels.
+
+    python twenty_steps.py OUTPUT.npz [DEVICES ...]
+
+DEVICES: how many of this process's devices to use, for one run after the other. Without it, one run on all devices of
+all processes.
+"""
+
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from qualiclip_jax import train
+from qualiclip_jax.data import pristine
+from qualiclip_jax.training import build, parallel
+from qualiclip_jax.training.state import create_state
+from qualiclip_jax.training.step import degrade_batch, train_step
+
+
+def step_with_pixels(state, batch, *, recipe, axis_name):
+    """A training step that also gives the degraded pixels of the whole batch, [B, L, 2, H, W, 3]."""
+    pixels = degrade_batch(batch["crops"], batch["example"], recipe)
+    new_state, metrics = train_step(state, batch, recipe=recipe, axis_name=axis_name)
+    return new_state, metrics["loss"], jax.lax.all_gather(pixels, axis_name, tiled=True)
+
+
+def run(devices=None):
+    """Losses [steps] and pixels [steps, B, L, 2, H, W, 3]."""
+    config, _, _ = train.parse(["--config", str(Path(__file__).with_name("tiny_vit.py"))])
+    recipe, params, batch_stats = build.build_recipe(config, build.build_model(config), config.steps)
+    state = parallel.replicate(create_state(params, batch_stats, recipe), devices)
+    step = parallel.parallel_step(step_with_pixels, recipe, devices)
+    losses, pixels = [], []
+    with pristine.crop_pairs(
+        pristine.open_source(config.data.source),
+        batch_size=config.batch_size,
+        crop_size=config.data.crop_size,
+        seed=config.seed,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    ) as batches:
+        for _ in range(config.steps):
+            state, loss, degraded = step(state, parallel.put_batch(next(batches), devices))
+            losses.append(jax.device_get(loss))
+            pixels.append(jax.device_get(degraded))
+    return np.array(losses), np.array(pixels)
+
+
+def main(output, *counts):
+    """Saves `losses N` and `pixels N` for each N devices."""
+    parallel.initialize()
+    runs = {int(n): jax.local_devices()[: int(n)] for n in counts} or {jax.device_count(): None}
+    arrays = {}
+    for n, devices in runs.items():
+        arrays[f"losses {n}"], arrays[f"pixels {n}"] = run(devices)
+    if parallel.is_primary():
+        np.savez(output, **arrays)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
