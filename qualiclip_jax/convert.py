@@ -34,7 +34,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Reads the command line."""
     parser = argparse.ArgumentParser(
         prog="qualiclip convert",
-        description="Converts CLIP or QualiCLIP weights to a self-contained checkpoint to score or train with.",
+        description="Converts CLIP or QualiCLIP weights to a self-contained checkpoint to score with.",
         epilog="PyTorch is needed for .pt, .pth and .bin only.",
     )
     parser.add_argument(
