@@ -107,8 +107,8 @@ class Splits:
       count: number of splits K.
       share: of the images (or references) in each test split.
       by_reference: whether all images of one reference fall on one side.
-      medians: statistic of `MEDIANS` -> median; a failed fit of "plcc_logistic" is left out of its median, which is
-        None if all failed.
+      medians: statistic of `MEDIANS` -> median; splits without an answer (a failed fit, constant scores) are left out
+        of it. None if all are.
       spreads: statistic -> standard deviation over the splits.
     """
 
@@ -250,7 +250,11 @@ def random_splits(
         test = np.isin(units, chosen)
         if np.sum(test) < 5:
             return None
-        measured = agreement(scores[test], opinions[test], resamples=0)
+        try:
+            measured = agreement(scores[test], opinions[test], resamples=0)
+        except UserError:
+            rows.append((np.nan,) * len(MEDIANS))
+            continue
         mapped = measured.mapped[4]
         rows.append((measured.srcc, measured.plcc, measured.krcc, np.nan if mapped is None else mapped.plcc))
     columns = {name: column[np.isfinite(column)] for name, column in zip(MEDIANS, np.array(rows).T)}

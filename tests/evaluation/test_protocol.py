@@ -81,6 +81,15 @@ def test_images_without_a_reference_are_their_own():
     assert alone.medians["srcc"] is not None
 
 
+def test_a_split_without_an_answer_is_left_out_of_the_median():
+    reference = np.repeat(["flat", "good"], 6)
+    scores = np.concatenate([np.ones(6), np.arange(6.0)])
+    opinions = np.tile(np.arange(6.0), 2)
+    splits = protocol.random_splits(scores, opinions, reference, count=20, share=0.5)
+    assert splits.medians["srcc"] == pytest.approx(1)
+    assert protocol.random_splits(np.ones(12), opinions, reference, count=3, share=0.5).medians["srcc"] is None
+
+
 def test_what_is_too_small_or_undefined_is_left_out():
     scores, opinions = np.arange(8.0), np.arange(8.0) ** 2
     judged = protocol.judge(
