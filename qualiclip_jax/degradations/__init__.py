@@ -1,7 +1,7 @@
 """The 24 degradations of QualiCLIP at 5 levels, as pure JAX functions of float32 RGB images [..., H, W, 3] in [0, 1].
 
-`degrade` applies one type by name, `degrade_pairs` makes what a training step needs. The functions behind them are public
-too: modules `blur`, `color`, `compression`, `noise`, `brightness`, `spatial` and `contrast`, one a group.
+`degrade` applies one type by name, `degrade_pairs` makes what a training step needs. The functions behind them are
+public too: modules `blur`, `color`, `compression`, `noise`, `brightness`, `spatial` and `contrast`, one a group.
 """
 
 from qualiclip_jax.degradations.pipeline import degrade, degrade_pairs, sample_types

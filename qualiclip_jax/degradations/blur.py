@@ -10,7 +10,8 @@ from jax import Array
 
 from qualiclip_jax.degradations import filters
 
-MAX_SIGMA, MAX_RADIUS, MAX_LENGTH = 5.0, 8, 10
+MAX_SIGMA = 5.0
+RADIUS = 8  # of the window of lens and motion blur. XLA makes faster CPU code of sums over 17 taps than over 11 to 15.
 
 
 def gaussian_blur(images: Array, sigma: Array | float, max_sigma: float = MAX_SIGMA) -> Array:
@@ -32,7 +33,7 @@ def lens_blur(images: Array, radius: int) -> Array:
       images: float32 [..., H, W, C].
       radius: of the disk in px, static, >= 1.
     """
-    return filters.correlate(images, jnp.asarray(disk_kernel(radius)))
+    return filters.correlate(images, jnp.asarray(disk_kernel(radius)), radius)
 
 
 def motion_blur(images: Array, length: Array | float, angle_degrees: Array | float) -> Array:
@@ -40,10 +41,12 @@ def motion_blur(images: Array, length: Array | float, angle_degrees: Array | flo
 
     Args:
       images: float32 [..., H, W, C].
-      length: of the path in px, 1 (no blur) to 10; may be traced.
-      angle_degrees: of the path, counterclockwise from horizontal; 180 degrees make a half turn, the same line; may be traced.
+      length: of the path in px, 1 (no blur) to 16; may be traced.
+      angle_degrees: of the path, counterclockwise from horizontal; 0 and 180 are the same line. May be traced.
     """
-    return filters.correlate(images, line_kernel(length, angle_degrees, MAX_LENGTH))
+    length = jnp.asarray(length, jnp.float32)
+    radius = jnp.ceil(length / 2 - 0.5).astype(jnp.int32)
+    return filters.correlate(images, line_kernel(length, angle_degrees), radius)
 
 
 def random_motion_blur(images: Array, length: Array | float, key: Array) -> Array:
@@ -53,14 +56,15 @@ def random_motion_blur(images: Array, length: Array | float, key: Array) -> Arra
 
 def lens_blur_from_table(images: Array, radius: Array) -> Array:
     """`lens_blur` for a traced integer radius, 1 to 8."""
-    return filters.correlate(images, jnp.asarray(_disk_kernels())[jnp.asarray(radius).astype(jnp.int32)])
+    radius = jnp.asarray(radius).astype(jnp.int32)
+    return filters.correlate(images, jnp.asarray(_disk_kernels())[radius], radius)
 
 
 def disk_kernel(radius: int) -> np.ndarray:
-    """The kernel of `lens_blur`: of each pixel, the area that a disk covers. Mirrors `fspecial('disk', radius)` of ARNIQA.
+    """The kernel of `lens_blur`: how much of each pixel a disk covers. Mirrors `fspecial('disk', radius)` of ARNIQA.
 
-    That code leaves the square roots out of two crossings of circle and pixel edge that MATLAB's `fspecial` has, so some
-    weights next to the rim are negative or above those inside. It is what the published models were trained with.
+    That code departs from MATLAB's `fspecial` where the circle crosses the edges of a pixel: next to the rim some weights
+    are negative, or larger than those inside. It is what the published models were trained with.
 
     Args:
       radius: px, integer >= 1.
@@ -71,7 +75,7 @@ def disk_kernel(radius: int) -> np.ndarray:
     offsets = np.abs(np.arange(-radius, radius + 1.0))
     far, near = np.maximum.outer(offsets, offsets), np.minimum.outer(offsets, offsets)
     square = radius**2
-    inner, outer = (far - 0.5) ** 2, (far + 0.5) ** 2  # squared distances to the edges of the pixel, along the far axis
+    inner, outer = (far - 0.5) ** 2, (far + 0.5) ** 2  # of the near and the far edge of the pixel
     start = np.where(square < outer + (near - 0.5) ** 2, near - 0.5, 0.0)
     stop = np.where(square > inner + (near + 0.5) ** 2, near + 0.5, np.sqrt(square - (near - 0.5) ** 2))
 
@@ -87,21 +91,21 @@ def disk_kernel(radius: int) -> np.ndarray:
     return (kernel / kernel.sum()).astype(np.float32)
 
 
-def line_kernel(length: Array | float, angle_degrees: Array | float, max_length: int) -> Array:
-    """The kernel of `motion_blur`: weights fall linearly to 0 at 1 px from a segment. Mirrors MATLAB's `fspecial('motion')`.
+def line_kernel(length: Array | float, angle_degrees: Array | float) -> Array:
+    """The kernel of `motion_blur`: weights fall linearly to 0 at 1 px from a segment.
+
+    Mirrors MATLAB's `fspecial('motion', length, angle)`.
 
     Args:
-      length: of the path in px, >= 1.
+      length: of the path in px, 1 to 16.
       angle_degrees: counterclockwise from horizontal.
-      max_length: static bound of `length`.
 
     Returns:
-      float32 [K, K] with K = 2 ceil(max_length / 2) + 1, sum 1.
+      float32 [17, 17], sum 1.
     """
     half = jnp.maximum(jnp.asarray(length, jnp.float32), 1.0) / 2 - 0.5
     angle = jnp.asarray(angle_degrees, jnp.float32) * (math.pi / 180)
-    radius = math.ceil(max_length / 2)
-    offsets = jnp.arange(-radius, radius + 1, dtype=jnp.float32)
+    offsets = jnp.arange(-RADIUS, RADIUS + 1, dtype=jnp.float32)
     x, y = offsets[None, :], -offsets[:, None]  # y upward
     across = jnp.abs(y * jnp.cos(angle) - x * jnp.sin(angle))
     along = jnp.abs(x * jnp.cos(angle) + y * jnp.sin(angle))
@@ -114,5 +118,5 @@ def line_kernel(length: Array | float, angle_degrees: Array | float, max_length:
 @functools.cache
 def _disk_kernels() -> np.ndarray:
     """All kernels up to the largest radius, [R + 1, 2 R + 1, 2 R + 1]; that of radius 0 is not used."""
-    kernels = [np.pad(disk_kernel(radius), MAX_RADIUS - radius) for radius in range(1, MAX_RADIUS + 1)]
+    kernels = [np.pad(disk_kernel(radius), RADIUS - radius) for radius in range(1, RADIUS + 1)]
     return np.stack([np.zeros_like(kernels[0]), *kernels])

@@ -8,14 +8,16 @@ from qualiclip_jax.degradations.color_spaces import lab_to_rgb, rgb_to_lab
 
 
 def brighten(images: Array, amount: Array | float) -> Array:
-    """Lifts mid-grey by amount / 2: two thirds the curve on RGB, one third the curve on L of Lab (red and blue exchanged).
+    """Lifts mid-grey by amount / 2.
+
+    Two thirds of the result are a curve on RGB, one third is the same curve on L of Lab (red and blue exchanged).
 
     Args:
       images: float32 [..., H, W, 3].
       amount: >= 0; may be traced.
     """
-    lightness, a, b = rgb_to_lab(images[..., ::-1])
-    in_lab = lab_to_rgb(100 * _curve(lightness / 100, 0.5 + amount / 2), a, b)[..., ::-1]
+    lab = rgb_to_lab(images[..., ::-1])
+    in_lab = lab_to_rgb(lab.at[0].set(100 * _curve(lab[0] / 100, 0.5 + amount / 2)))[..., ::-1]
     return (2 * _curve(images, 0.5 + amount / 2) + in_lab) / 3
 
 

@@ -1,7 +1,7 @@
 """Colour distortions. Images are float32 [..., H, W, 3], RGB in [0, 1].
 
-The reference hands channel-reversed images to its colour conversions, so Lab here is that of an image whose red and blue
-are exchanged; that is part of the degradation as published.
+The reference hands channel-reversed images to its colour conversions, so Lab here is that of an image whose red and
+blue are exchanged; that is part of the degradation as published.
 """
 
 import jax
@@ -23,16 +23,17 @@ def color_diffusion(images: Array, factor: Array | float) -> Array:
     """
     sigma = 1.5 * jnp.asarray(factor, jnp.float32) + 2
     taps = filters.gaussian_taps(sigma, jnp.ceil(2 * sigma), int(3 * MAX_FACTOR + 4))
-    lightness, a, b = rgb_to_lab(images[..., ::-1])
-    ab = filters.separable(jnp.stack([a, b], axis=-1), taps) * factor
-    return _truncate(lab_to_rgb(lightness, ab[..., 0], ab[..., 1])[..., ::-1])
+    lab = rgb_to_lab(images[..., ::-1])
+    lab = lab.at[1:].set(filters.separable_wide(lab[1:], taps) * factor)
+    return _truncate(lab_to_rgb(lab)[..., ::-1])
 
 
 def color_shift(images: Array, rows: Array | int, columns: Array | int) -> Array:
     """Displaces the green channel, blended with the undisplaced one by a blurred map of the edges.
 
-    The reference also means to clip the map at its 1st and 99th percentile, but compares it with sort indices instead of
-    values, which leaves it as it is but for two pixels a row; that step is left out.
+    The reference also means to clip the map at its 1st and 99th percentile, but compares it with the indices of a sort
+    in place of its values, which changes nothing but two pixels a row. That step is left out, and so are the rows that
+    its circular shift lets in from the opposite border.
 
     Args:
       images: float32 [..., H, W, 3].
@@ -55,15 +56,18 @@ def random_color_shift(images: Array, amount: Array | float, key: Array) -> Arra
 
 
 def hsv_saturation(images: Array, factor: Array | float) -> Array:
-    """Multiplies the saturation S of HSV. V and hue stay, so every sample keeps its place below V: V - factor (V - sample)."""
+    """Multiplies the saturation S of HSV.
+
+    V and hue stay, so the distance of every sample from V, the largest of the pixel, is multiplied.
+    """
     value = images.max(axis=-1, keepdims=True)
     return jnp.clip(value - factor * (value - images), 0, 1)
 
 
 def lab_saturation(images: Array, factor: Array | float) -> Array:
     """Multiplies Lab a and b; the result is cut to 8 bits."""
-    lightness, a, b = rgb_to_lab(images[..., ::-1])
-    return _truncate(lab_to_rgb(lightness, a * factor, b * factor)[..., ::-1])
+    lab = rgb_to_lab(images[..., ::-1])
+    return _truncate(lab_to_rgb(lab.at[1:].multiply(factor))[..., ::-1])
 
 
 def _truncate(images: Array) -> Array:

@@ -14,16 +14,16 @@ def sharpen(images: Array, amount: Array | float) -> Array:
       images: float32 [..., H, W, 3].
       amount: >= 0; may be traced.
     """
-    lightness, a, b = rgb_to_lab(images[..., ::-1])
-    blurred = filters.separable(lightness[..., None], filters.gaussian_taps(6.0, 6, 6))[..., 0]
-    return lab_to_rgb(lightness + amount * (lightness - blurred), a, b)[..., ::-1]
+    lab = rgb_to_lab(images[..., ::-1])
+    blurred = filters.separable(lab[0, ..., None], filters.gaussian_taps(6.0, 6, 6))[..., 0]
+    return lab_to_rgb(lab.at[0].add(amount * (lab[0] - blurred)))[..., ::-1]
 
 
 def linear_contrast(images: Array, amount: Array | float) -> Array:
     """The curve through (0, 0), (0.3, 0.25 - amount / 4), (0.5, 0.5), (0.7, 0.75 + amount / 4) and (1, 1).
 
-    The reference takes the cubic spline with not-a-knot ends. The points are symmetric about (0.5, 0.5), which leaves an odd
-    cubic u (slope + bend u^2) in u = x - 0.5.
+    The reference takes the cubic spline with not-a-knot ends. The points are symmetric about (0.5, 0.5), which leaves an
+    odd cubic u (slope + bend u^2) in u = x - 0.5.
 
     Args:
       images: float32 [..., H, W, 3].

@@ -22,37 +22,67 @@ def gaussian_taps(sigma: Array | float, support: Array | int, radius: int) -> Ar
 
 
 def separable(images: Array, taps: Array) -> Array:
-    """Filters both axes of images [..., H, W, C] with the same taps [2 R + 1]; edges replicated."""
+    """Filters both axes of images [..., H, W, C] with the same taps [2 R + 1]; R is small."""
     radius = len(taps) // 2
-    height, width, channels = images.shape[-3:]
-    rows = _pad(images, radius, 0)
-    rows = sum(taps[k] * jax.lax.slice_in_dim(rows, k, k + height, axis=-3) for k in range(len(taps)))
-    flat = _pad(rows, 0, radius)
-    flat = flat.reshape(*flat.shape[:-2], -1)
-    columns = sum(
-        taps[k] * jax.lax.slice_in_dim(flat, k * channels, (k + width) * channels, axis=-1) for k in range(len(taps))
-    )
-    return columns.reshape(images.shape)
+    height = images.shape[-3]
+    padded = _pad(_flatten(images), radius, axis=-2)
+    rows = sum(taps[k] * jax.lax.slice_in_dim(padded, k, k + height, axis=-2) for k in range(len(taps)))
+    return _along_rows(_pad(rows.reshape(images.shape), radius, axis=-2), taps).reshape(images.shape)
 
 
-def correlate(images: Array, kernel: Array) -> Array:
-    """Correlates images [..., H, W, C] with a kernel [K, K], K odd; edges replicated."""
-    size = len(kernel)
-    height, width, channels = images.shape[-3:]
-    padded = _pad(images, size // 2, size // 2)
-    padded = padded.reshape(*padded.shape[:-2], -1)  # [..., H + K - 1, (W + K - 1) C]
+def separable_wide(planes: Array, taps: Array) -> Array:
+    """Filters both axes of planes [..., H, W] with the same taps [2 R + 1], for a wide window.
+
+    As products with banded matrices, whose time does not depend on R.
+    """
+    height, width = planes.shape[-2:]
+    precision = jax.lax.Precision.HIGHEST
+    columns = jnp.matmul(_banded(taps, height), planes, precision=precision)
+    return jnp.matmul(columns, _banded(taps, width).T, precision=precision)
+
+
+def correlate(images: Array, kernel: Array, radius: Array | int) -> Array:
+    """Correlates images [..., H, W, C] with a kernel [2 R + 1, 2 R + 1].
+
+    Args:
+      images: float32 [..., H, W, C].
+      kernel: float32.
+      radius: rows of the kernel further than this from the middle are 0; may be traced.
+    """
+    middle = len(kernel) // 2
+    height = images.shape[-3]
+    padded = _pad(_pad(images, middle, axis=-3), middle, axis=-2)
 
     def add_row(k, total):
-        rows = jax.lax.dynamic_slice_in_dim(padded, k, height, axis=-2)
-        return total + sum(
-            kernel[k, j] * jax.lax.slice_in_dim(rows, j * channels, (j + width) * channels, axis=-1)
-            for j in range(size)
-        )
+        return total + _along_rows(jax.lax.dynamic_slice_in_dim(padded, k, height, axis=-3), kernel[k])
 
-    total = jnp.zeros((*images.shape[:-3], height, width * channels), images.dtype)
-    return jax.lax.fori_loop(0, size, add_row, total).reshape(images.shape)
+    total = _flatten(jnp.zeros_like(images))
+    return jax.lax.fori_loop(middle - radius, middle + radius + 1, add_row, total).reshape(images.shape)
 
 
-def _pad(images: Array, rows: int, columns: int) -> Array:
-    widths = [(0, 0)] * (images.ndim - 3) + [(rows, rows), (columns, columns), (0, 0)]
+def _along_rows(padded: Array, taps: Array) -> Array:
+    """Filters images [..., H, W + 2 R, C] along their rows: [..., H, W C]."""
+    channels = padded.shape[-1]
+    flat = _flatten(padded)
+    size = flat.shape[-1] - (len(taps) - 1) * channels
+    return sum(
+        taps[k] * jax.lax.slice_in_dim(flat, k * channels, k * channels + size, axis=-1) for k in range(len(taps))
+    )
+
+
+def _banded(taps: Array, size: int) -> Array:
+    """The matrix [size, size] that filters a column of `size` samples, edges replicated."""
+    radius = len(taps) // 2
+    output, tap = jnp.arange(size)[:, None], jnp.arange(len(taps))[None, :]
+    source = jnp.clip(output + tap - radius, 0, size - 1)
+    return jnp.zeros((size, size)).at[output, source].add(taps)
+
+
+def _flatten(images: Array) -> Array:
+    return images.reshape(*images.shape[:-2], -1)
+
+
+def _pad(images: Array, radius: int, axis: int) -> Array:
+    widths = [(0, 0)] * images.ndim
+    widths[axis] = (radius, radius)
     return jnp.pad(images, widths, mode="edge")

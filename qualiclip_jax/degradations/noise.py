@@ -4,27 +4,26 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from qualiclip_jax.degradations.random import per_image
+from qualiclip_jax.degradations import random
+from qualiclip_jax.degradations.color_spaces import ycbcr_to_rgb
 
 MAX_FRACTION = 0.03
 
 
 def white_noise(images: Array, variance: Array | float, key: Array) -> Array:
     """Adds Gaussian noise of the given variance, independent in every sample."""
-    return jnp.clip(images + _normal(images, key) * jnp.sqrt(variance), 0, 1)
+    return jnp.clip(images + random.normal(key, images.shape) * jnp.sqrt(variance), 0, 1)
 
 
 def ycbcr_noise(images: Array, variance: Array | float, key: Array) -> Array:
     """Adds Gaussian noise of the given variance to Y, Cb and Cr.
 
-    The conversions are linear, so what is added to the RGB samples is the noise taken back from YCbCr to RGB.
+    The conversions are linear, so what is added to the RGB samples is the noise taken from YCbCr to RGB.
     """
-    noise = _normal(images, key) * jnp.sqrt(variance)
-    y, cb, cr = noise[..., 0], noise[..., 1], noise[..., 2]
-    noise = jnp.stack(
-        [y + 1.403 * cr, y - 0.714 * cr - 0.344 * cb, y + 1.773 * cb], axis=-1
-    )  # kornia.color.ycbcr_to_rgb
-    return jnp.clip(images + noise, 0, 1)
+
+    keys = jax.random.split(key, 3)
+    planes = jax.vmap(lambda key: random.normal(key, images.shape[:-1]))(keys)
+    return jnp.clip(images + ycbcr_to_rgb(planes) * jnp.sqrt(variance), 0, 1)
 
 
 def impulse_noise(images: Array, fraction: Array | float, key: Array, max_fraction: float = MAX_FRACTION) -> Array:
@@ -46,13 +45,9 @@ def impulse_noise(images: Array, fraction: Array | float, key: Array, max_fracti
         impulse = (index < count // 2).astype(image.dtype)
         return image.reshape(-1).at[where].set(impulse, mode="drop").reshape(image.shape)
 
-    return per_image(one, images, key)
+    return random.per_image(one, images, key)
 
 
 def multiplicative_noise(images: Array, variance: Array | float, key: Array) -> Array:
     """Multiplies every sample by 1 plus Gaussian noise of the given variance."""
-    return jnp.clip(images * (1 + _normal(images, key) * jnp.sqrt(variance)), 0, 1)
-
-
-def _normal(images: Array, key: Array) -> Array:
-    return per_image(lambda image, key: jax.random.normal(key, image.shape), images, key)
+    return jnp.clip(images * (1 + random.normal(key, images.shape) * jnp.sqrt(variance)), 0, 1)

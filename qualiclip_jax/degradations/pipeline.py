@@ -1,5 +1,7 @@
 """Degradations by name: one type on a batch, and the degraded pairs of crops that training needs."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -8,6 +10,7 @@ from qualiclip_jax.degradations import blur, brightness, color, compression, con
 from qualiclip_jax.degradations.table import GROUPS, LEVELS, PARAMETERS, TYPES
 from qualiclip_jax.errors import UserError
 
+STRATEGIES = ("scan", "levels")
 MIN_SIZE = 32  # px, the side of the squares of color_block
 
 # name -> function of (images, parameter) or, of the random ones, (images, parameter, key)
@@ -50,8 +53,8 @@ def degrade(name: str, images: Array, level: Array | int, key: Array) -> Array:
       name: one of `TYPES`.
       images: float [..., H, W, 3], RGB in [0, 1], H and W >= 32.
       level: 1 (mild) to 5; may be traced.
-      key: of the random types. An angle or a direction is drawn once from it, the same at all levels and for all of `images`;
-        noise and places are drawn for each level and image anew.
+      key: of the random types. An angle or a direction is drawn once, the same at all levels and for all of `images`;
+        noise and places are drawn anew for each level and image.
 
     Returns:
       Degraded images in [0, 1], shape and dtype of `images`; computed in float32.
@@ -63,53 +66,72 @@ def degrade(name: str, images: Array, level: Array | int, key: Array) -> Array:
         raise UserError(f"no degradation named {name!r}; there are {', '.join(TYPES)}")
     if not isinstance(level, jax.core.Tracer) and not 1 <= int(level) <= LEVELS:
         raise UserError(f"level {level} of {name}: levels go from 1 to {LEVELS}")
+    images = jnp.asarray(images)
     if not jnp.issubdtype(images.dtype, jnp.floating):
         raise UserError(f"images are {images.dtype}, expected floating point in [0, 1] (divide 8 bits by 255)")
-    check_size(images.shape)
-    degraded = apply(name, images.astype(jnp.float32), jnp.asarray(level), key)
-    return degraded.astype(images.dtype)
+    check_shape(images.shape)
+    return apply(name, images.astype(jnp.float32), jnp.asarray(level), key).astype(images.dtype)
 
 
-def degrade_pairs(crops: Array, type_index: Array, key: Array, levels: int = LEVELS) -> Array:
+def degrade_pairs(
+    crops: Array, type_index: Array, key: Array, levels: int = LEVELS, strategy: str | None = None
+) -> Array:
     """Degrades both crops of every image by the image's own types, at all levels.
 
-    The result for an image depends on its crops, types and key alone, not on the batch around it.
+    The result for an image depends on its crops, types and key alone, not on the batch around it. Both crops and all levels
+    share an angle or a direction; noise and places are independent.
 
     Args:
       crops: uint8, or float in [0, 1]; [B, 2, H, W, 3], RGB, H and W >= 32.
-      type_index: integer, index into `TYPES`; [B], or [B, D] for D degradations in this order, all at the same level. -1 in it
-        is no degradation.
+      type_index: integer, index into `TYPES`; [B], or [B, D] for D degradations one after another, all at the same level.
+        -1 is no degradation.
       key: one key, or keys [B], one an image.
-      levels: how many, from level 1.
+      levels: L, how many, from level 1.
+      strategy: how the same is computed, by default what suits the backend. "scan" (CPU) takes one level of one image at
+        a time, which stay in the cache; "levels" (GPU, TPU) takes all levels of one image at once. Either way only the
+        code of an image's own types runs.
 
     Returns:
-      float32 [B, levels, 2, H, W, 3] in [0, 1].
+      float32 [B, L, 2, H, W, 3] in [0, 1].
 
     Raises:
-      UserError: crops too small or without three channels, or more levels than there are.
+      UserError: crops too small or without three channels, more levels than there are, no such strategy.
     """
     if not 1 <= levels <= LEVELS:
-        raise UserError(f"levels = {levels}: there are 1 to {LEVELS}")
-    check_size(crops.shape)
-    crops = crops.astype(jnp.float32) / 255 if crops.dtype == jnp.uint8 else crops.astype(jnp.float32)
+        raise UserError(f"{levels} levels: there are 1 to {LEVELS}")
+    if strategy not in (None, *STRATEGIES):
+        raise UserError(f"no strategy {strategy!r}; there are {', '.join(STRATEGIES)}")
+    check_shape(crops.shape)
     batch = len(crops)
+    types = type_index.reshape(batch, -1)
+    number = jnp.arange(types.shape[1])
+    level = jnp.arange(1, levels + 1)
     if key.ndim == 0:
         key = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(batch))
-    branches = [_branch(name) for name in (None, *TYPES)]
+    branches = [lambda images, level, key: images] + [functools.partial(apply, name) for name in TYPES]
+    if (strategy or default_strategy()) == "levels":
+        branches = [jax.vmap(branch, in_axes=(0, 0, None)) for branch in branches]
+
+    def degrade_image(images, level, types, key):
+        def one_type(images, step):
+            number, kind = step
+            return jax.lax.switch(kind + 1, branches, images, level, jax.random.fold_in(key, number)), None
+
+        return jax.lax.scan(one_type, images, (number, types))[0]
 
     def one_image(example):
         crops, types, key = example
+        crops = crops.astype(jnp.float32) / 255 if crops.dtype == jnp.uint8 else crops.astype(jnp.float32)
+        if (strategy or default_strategy()) == "levels":
+            return degrade_image(jnp.broadcast_to(crops, (levels, *crops.shape)), level, types, key)
+        return jax.lax.map(lambda level: degrade_image(crops, level, types, key), level)
 
-        def one_level(level):
-            def one_type(images, numbered):
-                number, kind = numbered
-                return jax.lax.switch(kind + 1, branches, images, level, jax.random.fold_in(key, number)), None
+    return jax.lax.map(one_image, (crops, types, key))
 
-            return jax.lax.scan(one_type, crops, (jnp.arange(len(types)), types))[0]
 
-        return jax.lax.map(one_level, jnp.arange(1, levels + 1))
-
-    return jax.lax.map(one_image, (crops, type_index.reshape(batch, -1), key))
+def default_strategy() -> str:
+    """The strategy of `degrade_pairs` for the backend in use."""
+    return "scan" if jax.default_backend() == "cpu" else "levels"
 
 
 def sample_types(key: Array, batch: int, composed: int = 1) -> Array:
@@ -149,15 +171,9 @@ def apply(name: str, images: Array, level: Array, key: Array) -> Array:
     return jnp.clip(degraded, 0, 1)
 
 
-def check_size(shape: tuple[int, ...]) -> None:
+def check_shape(shape: tuple[int, ...]) -> None:
     """Raises UserError unless `shape` is that of RGB images of at least 32 x 32 px."""
     if len(shape) < 3 or shape[-1] != 3:
         raise UserError(f"images of shape {tuple(shape)}, expected [..., height, width, 3]")
     if min(shape[-3:-1]) < MIN_SIZE:
         raise UserError(f"images of {shape[-3]} x {shape[-2]} px, too small: degradations need {MIN_SIZE} x {MIN_SIZE}")
-
-
-def _branch(name: str | None):
-    if name is None:
-        return lambda images, level, key: images
-    return lambda images, level, key: apply(name, images, level, key)

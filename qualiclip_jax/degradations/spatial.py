@@ -5,75 +5,91 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from qualiclip_jax.degradations.random import per_image
+from qualiclip_jax.degradations import random
 from qualiclip_jax.degradations.table import PARAMETERS
 
 PATCH, REACH, BLOCK = 16, 8, 32  # px
+MAX_PATCHES, MAX_BLOCKS = 100, 10
 JITTER_ROUNDS = 5
-MAX_BLOCKS = 10
 
 
 def jitter(images: Array, std: Array | float, key: Array) -> Array:
     """Displaces every pixel by normal noise with `std` px in both directions, five times."""
+    keys = jax.random.split(key, (2, JITTER_ROUNDS))
+    down, right = jax.vmap(jax.vmap(lambda key: random.normal(key, images.shape[:-1])))(keys) * std
+    return jax.lax.scan(lambda images, by: (displace(images, *by), None), images, (down, right))[0]
+
+
+def displace(images: Array, down: Array, right: Array) -> Array:
+    """Moves every pixel by a displacement of its own, with bilinear sampling; beyond the edge images are replicated.
+
+    Args:
+      images: float32 [..., H, W, C].
+      down: float32 [..., H, W], in px: pixel (y, x) becomes what was at (y - down[y, x], x - right[y, x]).
+      right: float32 [..., H, W].
+    """
+    height, width, channels = images.shape[-3:]
+    pixels = images.reshape(-1, channels)
+    y = jnp.clip(jnp.arange(height, dtype=jnp.float32)[:, None] - down.reshape(-1, height, width), 0, height - 1)
+    x = jnp.clip(jnp.arange(width, dtype=jnp.float32) - right.reshape(-1, height, width), 0, width - 1)
+    top, left = jnp.floor(y), jnp.floor(x)
+    from_top, from_left = (y - top)[..., None], (x - left)[..., None]
+    top, left = top.astype(jnp.int32), left.astype(jnp.int32)
+    bottom, right = jnp.minimum(top + 1, height - 1), jnp.minimum(left + 1, width - 1)
+    image = jnp.arange(len(y))[:, None, None] * height
+
+    def at(row, column):
+        return pixels.at[(image + row) * width + column].get(mode="promise_in_bounds")
+
+    above = at(top, left) * (1 - from_left) + at(top, right) * from_left
+    below = at(bottom, left) * (1 - from_left) + at(bottom, right) * from_left
+    return (above * (1 - from_top) + below * from_top).reshape(images.shape)
+
+
+def non_eccentricity_patch(images: Array, count: Array | int, key: Array, max_count: int = MAX_PATCHES) -> Array:
+    """Copies patches of 16 x 16 px to within 8 px of their place, one after another.
+
+    Args:
+      images: float32 [..., H, W, 3].
+      count: how many; may be traced.
+      key: of places and offsets.
+      max_count: static bound of `count`.
+    """
 
     def one(image, key):
-        def displace_once(round, image):
-            displacement = std * jax.random.normal(jax.random.fold_in(key, round), (*image.shape[:2], 2))
-            return displace(image, displacement)
+        place_key, offset_key = jax.random.split(key)
+        last = jnp.array(image.shape[:2], jnp.int32) - PATCH
+        low, high = jnp.minimum(PATCH, last), jnp.maximum(last - PATCH, 0)  # a margin of 16 px where there is room
+        room = (high - low).astype(jnp.float32)
+        sources = low + _rounded(jax.random.uniform(place_key, (max_count, 2)) * room)
+        offsets = _rounded((jax.random.uniform(offset_key, (max_count, 2)) - 0.5) * 2 * REACH)
+        return copy_patches(image, sources, jnp.clip(sources + offsets, 0, last), count)
 
-        return jax.lax.fori_loop(0, JITTER_ROUNDS, displace_once, image)
-
-    return per_image(one, images, key)
+    return random.per_image(one, images, key)
 
 
-def displace(image: Array, displacement: Array) -> Array:
-    """Samples an image at displaced places, bilinearly; beyond the edge it is replicated.
+def copy_patches(image: Array, sources: Array, targets: Array, count: Array | int) -> Array:
+    """Copies the first `count` of N patches of 16 x 16 px, one after another.
 
     Args:
       image: float32 [H, W, C].
-      displacement: float32 [H, W, 2], in px: pixel (y, x) becomes what was at (y, x) - displacement[y, x].
+      sources: int32 [N, 2], top and left of each patch.
+      targets: int32 [N, 2], where it goes.
+      count: may be traced.
     """
-    height, width, channels = image.shape
-    y = jnp.clip(jnp.arange(height, dtype=jnp.float32)[:, None] - displacement[..., 0], 0, height - 1)
-    x = jnp.clip(jnp.arange(width, dtype=jnp.float32)[None, :] - displacement[..., 1], 0, width - 1)
-    top, left = jnp.floor(y), jnp.floor(x)
-    down, across = (y - top)[..., None], (x - left)[..., None]
-    top, left = top.astype(jnp.int32), left.astype(jnp.int32)
-    bottom, right = jnp.minimum(top + 1, height - 1), jnp.minimum(left + 1, width - 1)
-    pixels = image.reshape(-1, channels)
-    above = pixels[top * width + left] * (1 - across) + pixels[top * width + right] * across
-    below = pixels[bottom * width + left] * (1 - across) + pixels[bottom * width + right] * across
-    return above * (1 - down) + below * down
+    size = (PATCH, PATCH, image.shape[-1])
 
+    def copy_one(index, image):
+        target = targets[index]
+        source = jnp.where(index < count, sources[index], target)
+        patch = jax.lax.dynamic_slice(image, (*source, 0), size)
+        return jax.lax.dynamic_update_slice(image, patch, (*target, 0))
 
-def non_eccentricity_patch(images: Array, count: Array | int, key: Array) -> Array:
-    """Copies `count` patches of 16 x 16 px to within 8 px of their place, one after another."""
-
-    def one(image, key):
-        height, width = image.shape[:2]
-        place_key, offset_key = jax.random.split(key)
-        limit = jnp.array([height, width], jnp.int32) - PATCH
-        low = jnp.minimum(PATCH, limit)
-        high = jnp.maximum(limit - PATCH, 0)
-
-        def copy_one(index, image):
-            room = (high - low).astype(jnp.float32)
-            place = jax.random.uniform(jax.random.fold_in(place_key, index), (2,)) * room
-            place = low + jnp.round(place).astype(jnp.int32)
-            offset = jnp.round(
-                jax.random.uniform(jax.random.fold_in(offset_key, index), (2,), minval=-REACH, maxval=REACH)
-            ).astype(jnp.int32)
-            target = jnp.clip(place + offset, 0, limit)
-            patch = jax.lax.dynamic_slice(image, (place[0], place[1], 0), (PATCH, PATCH, image.shape[2]))
-            return jax.lax.dynamic_update_slice(image, patch, (target[0], target[1], 0))
-
-        return jax.lax.fori_loop(0, jnp.asarray(count).astype(jnp.int32), copy_one, image)
-
-    return per_image(one, images, key)
+    return jax.lax.fori_loop(0, len(sources), copy_one, image)
 
 
 def pixelate(images: Array, strength: float) -> Array:
-    """Shrinks by the factor 0.95 - strength^0.6 and enlarges again, nearest neighbour both ways; `strength` is static."""
+    """Shrinks by the factor 0.95 - strength^0.6 and enlarges again, nearest neighbour; `strength` is static."""
     height, width = images.shape[-3:-1]
     images = jnp.take(images, _nearest(height, strength), axis=-3)
     return jnp.take(images, _nearest(width, strength), axis=-2)
@@ -91,8 +107,8 @@ def pixelate_from_table(images: Array, strength: Array) -> Array:
 def quantization(images: Array, bins: Array | int) -> Array:
     """Numbers each sample by its bin of 255 / bins grey levels, then stretches the numbers to 0..1 over each image.
 
-    As in the reference, an image that lies within one bin has nothing to stretch and its numbers are clipped to 1: it turns
-    white, or stays black.
+    As in the reference, an image that lies within one bin has nothing to stretch and its numbers are clipped to 1: it
+    turns white, or stays black.
 
     Args:
       images: float32 [..., H, W, 3].
@@ -108,40 +124,45 @@ def quantization(images: Array, bins: Array | int) -> Array:
 
 
 def color_block(images: Array, count: Array | int, key: Array, max_count: int = MAX_BLOCKS) -> Array:
-    """Paints `count` squares of 32 x 32 px, each of one random colour; later ones cover earlier ones.
+    """Paints squares of 32 x 32 px, each of one random colour, one after another.
 
     Args:
       images: float32 [..., H, W, 3].
-      count: number of squares; may be traced.
+      count: how many; may be traced.
       key: of places and colours.
       max_count: static bound of `count`.
     """
 
     def one(image, key):
         place_key, color_key = jax.random.split(key)
-        free = jnp.array(image.shape[:2], jnp.float32) - BLOCK
-        corners = jnp.floor(jax.random.uniform(place_key, (max_count, 2)) * free).astype(jnp.int32)
-        colors = jax.random.uniform(color_key, (max_count, 3))
-        return paint_blocks(image, corners, colors, count)
+        room = jnp.array(image.shape[:2], jnp.float32) - BLOCK
+        corners = jnp.floor(jax.random.uniform(place_key, (max_count, 2)) * room).astype(jnp.int32)
+        return paint_blocks(image, corners, jax.random.uniform(color_key, (max_count, 3)), count)
 
-    return per_image(one, images, key)
+    return random.per_image(one, images, key)
 
 
 def paint_blocks(image: Array, corners: Array, colors: Array, count: Array | int) -> Array:
-    """Paints the first `count` of N squares of 32 x 32 px.
+    """Paints the first `count` of N squares of 32 x 32 px, one after another.
 
     Args:
       image: float32 [H, W, 3].
-      corners: integer [N, 2], top and left.
+      corners: int32 [N, 2], top and left of each square.
       colors: float32 [N, 3].
-      count: how many of them.
+      count: may be traced.
     """
-    rows, columns = jnp.arange(image.shape[0])[:, None, None], jnp.arange(image.shape[1])[None, :, None]
-    for index in range(len(corners)):
-        top, left = corners[index, 0], corners[index, 1]
-        inside = (rows >= top) & (rows < top + BLOCK) & (columns >= left) & (columns < left + BLOCK) & (index < count)
-        image = jnp.where(inside, colors[index], image)
-    return image
+    size = (BLOCK, BLOCK, image.shape[-1])
+
+    def paint_one(index, image):
+        corner = (*corners[index], 0)
+        block = jnp.where(index < count, colors[index], jax.lax.dynamic_slice(image, corner, size))
+        return jax.lax.dynamic_update_slice(image, block, corner)
+
+    return jax.lax.fori_loop(0, len(corners), paint_one, image)
+
+
+def _rounded(x: Array) -> Array:
+    return jnp.round(x).astype(jnp.int32)
 
 
 def _nearest(size: int, strength: float) -> np.ndarray:
