@@ -244,9 +244,9 @@ def photos(spec: str, limit: int | None = None, max_side: int | None = None) -> 
 
 @lru_cache(maxsize=4)
 def _order(count: int, seed: int, epoch: int) -> np.ndarray:
-    """The photos in the order of an epoch, int64 [count]. (Grain's own shuffle takes milliseconds a draw if they are few.)
+    """The photos in the order of an epoch, int64 [count]. The key differs from those of the positions in its highest bit.
 
-    The key differs from those of the positions in its highest bit.
+    Grain's own shuffle is not used: it takes milliseconds a draw where there are few photos.
     """
     return np.random.Generator(np.random.Philox(key=np.array([seed, 2**63 + epoch], np.uint64))).permutation(count)
 
