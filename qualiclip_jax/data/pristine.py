@@ -244,7 +244,7 @@ def photos(spec: str, limit: int | None = None, max_side: int | None = None) -> 
 
 @lru_cache(maxsize=4)
 def _order(count: int, seed: int, epoch: int) -> np.ndarray:
-    """The photos in the order of an epoch, int64 [count]. The key differs from those of the positions in its highest bit.
+    """The photos in the order of an epoch, int64 [count]; the highest bit of the key sets it apart from the positions'.
 
     Grain's own shuffle is not used: it takes milliseconds a draw where there are few photos.
     """
