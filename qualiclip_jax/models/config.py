@@ -3,6 +3,8 @@
 import dataclasses
 from typing import Any
 
+from qualiclip_jax.errors import UserError
+
 POSITIONS = ("none", "native", "interpolate")
 ACTIVATIONS = ("quick_gelu", "gelu")
 COMPUTE_DTYPES = ("float32", "bfloat16")
@@ -25,6 +27,13 @@ class ResNetConfig:
     heads: int
     image_size: int = 224
     batch_norm: bool = True
+
+    def __post_init__(self):
+        object.__setattr__(self, "layers", tuple(self.layers))
+        if len(self.layers) != 4 or min(self.layers) < 1:
+            raise UserError(f"ResNetConfig: layers are the blocks of four stages, at least one each, got {self.layers}")
+        if self.width % 2:
+            raise UserError(f"ResNetConfig: width must be even, got {self.width}")
 
     @property
     def features(self) -> int:
@@ -106,6 +115,9 @@ class CLIPConfig:
         ViT.
       compute_dtype: "float32" or "bfloat16". Parameters and features are float32 either way.
       remat: recompute each block in the backward pass: less memory, about a third more time.
+
+    Raises:
+      UserError: position, compute_dtype or an activation is not known, or heads do not divide the channels.
     """
 
     embed_dim: int
@@ -128,7 +140,7 @@ class CLIPConfig:
                 _one_of("activation", part.activation, ACTIVATIONS)
             width = part.features if isinstance(part, ResNetConfig) else part.width
             if width % part.heads:
-                raise ValueError(f"{type(part).__name__}: {part.heads} heads do not divide {width} channels")
+                raise UserError(f"{type(part).__name__}: {part.heads} heads do not divide {width} channels")
 
     def to_dict(self) -> dict[str, Any]:
         """A dict of JSON types; `from_dict` is its inverse."""
@@ -143,20 +155,18 @@ class CLIPConfig:
         """Reads what `to_dict` wrote.
 
         Raises:
-          ValueError, TypeError: on unknown fields or values.
+          UserError: on values that are not known.
+          TypeError, KeyError: on fields that are not known or missing.
         """
         fields = dict(fields)
         image = dict(fields.pop("image"))
         kind = image.pop("kind")
         _one_of("image.kind", kind, ("resnet", "vit"))
-        if kind == "resnet":
-            image = ResNetConfig(**{**image, "layers": tuple(image["layers"])})
-        else:
-            image = ViTConfig(**image)
+        image = ResNetConfig(**image) if kind == "resnet" else ViTConfig(**image)
         text = fields.pop("text", None)
         return cls(image=image, text=None if text is None else TextConfig(**text), **fields)
 
 
 def _one_of(name: str, value: Any, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
-        raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
+        raise UserError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")

@@ -57,7 +57,7 @@ def infer_config(tensors: Mapping[str, Any], name: str = "state dict", activatio
         text = _text(shapes) if has_text else None
         embed_dim = shapes["visual.attnpool.c_proj.weight"][0] if is_resnet else shapes["visual.proj"][1]
         config = CLIPConfig(embed_dim, image, text)
-    except (IndexError, ValueError, ZeroDivisionError):
+    except (IndexError, ValueError, ZeroDivisionError, UserError):
         told = ", ".join(f"{key} {shapes[key]}" for key in needed)
         raise UserError(f"{name}: this is no CLIP that is known here: no architecture fits the shapes {told}") from None
     return _match(config, activation)

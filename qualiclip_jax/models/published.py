@@ -38,7 +38,7 @@ def from_hugging_face(fields: dict[str, Any]) -> CLIPConfig:
     Source: transformers.CLIPConfig, legacy `text_config_dict` and `vision_config_dict` included.
 
     Raises:
-      ValueError: another model type, or something that this package does not build.
+      ValueError, UserError: another model type, or something that this package does not build.
     """
     if fields.get("model_type") != "clip":
         raise ValueError(f"model type {fields.get('model_type')!r}, not 'clip'")

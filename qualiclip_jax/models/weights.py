@@ -182,7 +182,7 @@ def _read_config(path: pathlib.Path) -> CLIPConfig | None:
     try:
         fields = json.loads(path.read_text())
         return published.from_open_clip(fields) if "model_cfg" in fields else published.from_hugging_face(fields)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, UserError) as error:
         raise UserError(f"{path}: not the config of a CLIP that can be built here: {error}") from None
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import pathlib
 
 import jax
 import pytest
@@ -63,13 +64,33 @@ def test_positions_default_by_family():
     [
         ({"position": "learned"}, "position must be one of none, native, interpolate"),
         ({"compute_dtype": "float16"}, "compute_dtype must be one of float32, bfloat16"),
+        ({"image": models.ResNetConfig((1, 1, 1, 1), 4, 3)}, "3 heads do not divide 128 channels"),
         ({"image": models.ViTConfig(1, 64, 5, 16)}, "5 heads do not divide 64 channels"),
         ({"image": models.ViTConfig(1, 64, 4, 16, activation="relu")}, "activation must be one of quick_gelu, gelu"),
     ],
 )
 def test_faulty_configs_are_refused(fields, named):
-    with pytest.raises(ValueError, match=named):
+    with pytest.raises(UserError, match=named):
         models.CLIPConfig(**{"embed_dim": 8, "image": models.ViTConfig(1, 64, 1, 16), **fields})
+
+
+@pytest.mark.parametrize(("layers", "width"), [((1, 1, 1), 8), ((1, 0, 1, 1), 8), ((1, 1, 1, 1), 7)])
+def test_faulty_resnets_are_refused(layers, width):
+    with pytest.raises(UserError, match="ResNetConfig: "):
+        models.ResNetConfig(layers, width, 1)
+
+
+def test_the_documented_table_is_the_table():
+    page = (pathlib.Path(__file__).parents[2] / "docs" / "backbones.md").read_text()
+    rows = [[cell.strip(" `") for cell in line.split("|")[1:-1]] for line in page.splitlines()]
+    documented = {row[0]: row[1:] for row in rows if row and row[0] in backbones.TABLE}
+    assert list(documented) == list(backbones.TABLE)
+    for name, (pixels, features, parameters, of_image, repository) in documented.items():
+        config = backbones.get(name)
+        total, image, _ = PUBLISHED[name]
+        assert (int(pixels), int(features)) == (config.image.image_size, config.embed_dim)
+        assert (parameters, of_image) == (f"{total / 1e6:,.1f} M", f"{image:,.1f} M")
+        assert repository == backbones.TABLE[name].repository
 
 
 @pytest.mark.parametrize("name", ["ViT-B/16", "ViT-H-14", "ViT-bigG-14"])
