@@ -11,8 +11,8 @@ import numpy as np
 
 from qualiclip_jax import checkpoint, compilation, models
 from qualiclip_jax.errors import UserError
-from qualiclip_jax.images import ImageError, read_image, read_size
-from qualiclip_jax.inference import buckets, engine
+from qualiclip_jax.images import ImageError
+from qualiclip_jax.inference import buckets, engine, files
 from qualiclip_jax.inference.encoder import Encoder
 
 TINY = "tiny"  # the small model that comes with the package
@@ -176,13 +176,13 @@ class QualiCLIP:
         Raises:
           ImageError: a file that cannot be read or scored.
         """
-        paths = list(paths)
-        result = np.empty(len(paths), np.float32)
-        for i, attributes in self.run([read_size(path) for path in paths], lambda i: read_image(paths[i])):
-            if isinstance(attributes, ImageError):
-                raise ImageError(paths[i], attributes.reason)
-            result[i] = attributes.mean()
-        return result
+        paths = [str(path) for path in paths]
+        scores: dict[str, float] = {}
+        for row in files.score_files(self, list(dict.fromkeys(paths))):
+            if row.error is not None:
+                raise ImageError(row.path, row.error)
+            scores[row.path] = row.score
+        return np.array([scores[path] for path in paths], np.float32)
 
     def apply(self, images: jax.Array) -> jax.Array:
         """The score as a pure, differentiable function, for use as a loss under `jax.jit` and `jax.grad`.

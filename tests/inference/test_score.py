@@ -1,0 +1,243 @@
+"""`python -m qualiclip_jax.score`: files in, table out, whatever happens on the way."""
+
+import csv
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from qualiclip_jax import QualiCLIP, cli, score
+from qualiclip_jax.images import write_image
+from qualiclip_jax.inference import table
+
+
+@pytest.fixture(scope="module")
+def folder(photos, tmp_path_factory) -> Path:
+    """Six images, one of them deeper, and five files that cannot be scored."""
+    folder = tmp_path_factory.mktemp("photos")
+    (folder / "deeper").mkdir()
+    for k, photo in enumerate(photos[:6]):
+        write_image(folder / ("deeper" if k == 2 else "") / f"photo{k}.png", photo)
+    (folder / "empty.jpg").touch()
+    (folder / "text.png").write_text("no image")
+    (folder / "cut.png").write_bytes((folder / "photo3.png").read_bytes()[:-2000])
+    write_image(folder / "small.png", photos[0][:31])
+    (folder / "gone.png").symlink_to(folder / "nowhere.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def checkpoint(resnet, tmp_path_factory) -> str:
+    path = tmp_path_factory.mktemp("model") / "model"
+    resnet.save(path)
+    return str(path)
+
+
+@pytest.fixture(autouse=True)
+def _one_model(resnet, checkpoint, monkeypatch):
+    """Loads the checkpoint once for all tests: compiling it anew each time would take most of their time."""
+    load = QualiCLIP.load
+    monkeypatch.setattr(QualiCLIP, "load", lambda path: resnet if str(path) == checkpoint else load(path))
+
+
+def run(*arguments) -> int:
+    return cli.run(score.main, [str(argument) for argument in arguments])
+
+
+def read_csv(text: str) -> dict[str, dict[str, str]]:
+    return {record["path"]: record for record in csv.DictReader(io.StringIO(text))}
+
+
+def test_scores_a_folder_and_says_why_some_files_are_not(folder, checkpoint, resnet, photos, capsys):
+    assert run("--checkpoint", checkpoint, folder) == 2
+    out, err = capsys.readouterr()
+    records = read_csv(out)
+    scores = [float(records[str(path)]["score"]) for path in sorted(folder.rglob("photo*.png"), key=lambda p: p.name)]
+    np.testing.assert_allclose(scores, resnet.score(photos[:6]), atol=1e-5)
+    errors = {Path(path).name: record["error"] for path, record in records.items() if record["error"]}
+    assert set(errors) == {"empty.jpg", "text.png", "cut.png", "small.png", "gone.png"}
+    assert errors["empty.jpg"] == "empty file"
+    assert "truncated" in errors["cut.png"]
+    assert "31 x 64 pixels" in errors["small.png"]
+    assert errors["gone.png"] == "no such file"
+    assert all(not records[path]["score"] for path in records if Path(path).name in errors)
+    assert "6 scored, 5 failed" in err
+    assert "higher is better" in err
+
+
+def test_a_table_on_a_terminal(folder, checkpoint, capsys, monkeypatch):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    files = [folder / "photo0.png", folder / "empty.jpg", folder / "photo1.png"]
+    assert run("--checkpoint", checkpoint, "--attributes", *files) == 2
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["score", "good_photo", "sharp_image", "noise_free_image", "path"]
+    assert [line.split()[-1] for line in lines[1:]] == [str(file) for file in files]
+    assert lines[2].split()[0] == "failed"
+    values = [float(value) for value in lines[1].split()[:-1]]
+    assert abs(np.mean(values[1:]) - values[0]) < 2e-4
+
+
+def test_patterns_and_standard_input(folder, checkpoint, capsys, monkeypatch):
+    assert run("--checkpoint", checkpoint, f"{folder}/photo*.png") == 0
+    assert len(read_csv(capsys.readouterr().out)) == 5
+    monkeypatch.setattr(sys, "stdin", io.StringIO(f"{folder}/photo1.png\n\n{folder}/deeper\n{folder}/photo1.png\n"))
+    assert run("--checkpoint", checkpoint, "-") == 0
+    names = [Path(path).name for path in read_csv(capsys.readouterr().out)]
+    assert names == ["photo1.png", "photo2.png"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["{empty}"], "no images there"),
+        (["nothing*.png"], "no such file or folder|no images there"),
+        (["--checkpoint", "{empty}", "{photo}"], "no checkpoint in"),
+        (["--checkpoint", "{empty}/none", "{photo}"], "no such directory"),
+        (["--output", "scores.txt", "{photo}"], "must be one of .csv"),
+        (["--report", "report.pdf", "{photo}"], "must end in .html"),
+        (["--part", "1/2", "{photo}"], "need an --output"),
+        (["--part", "3/2", "{photo}"], "not K/N"),
+        ([], "PATH"),
+    ],
+)
+def test_one_line_for_what_is_wrong_with_the_arguments(arguments, message, folder, checkpoint, tmp_path, capsys):
+    places = {"empty": tmp_path, "photo": folder / "photo0.png"}
+    arguments = [argument.format(**places) for argument in arguments]
+    if "--checkpoint" not in arguments:
+        arguments = ["--checkpoint", checkpoint, *arguments]
+    assert run(*arguments) == 1
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "error: " in last
+    assert any(words in last for words in message.split("|")), last
+
+
+def test_nothing_could_be_scored(folder, checkpoint, capsys):
+    assert run("--checkpoint", checkpoint, folder / "nothing.png") == 1
+    assert "no such file" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_a_second_run_scores_only_what_is_new(suffix, folder, checkpoint, resnet, tmp_path, capsys, monkeypatch):
+    if suffix == ".parquet":
+        pytest.importorskip("pyarrow")
+    output = tmp_path / f"scores{suffix}"
+    assert run("--checkpoint", checkpoint, "--output", output, folder / "photo0.png", folder / "photo1.png") == 0
+    started = []
+    start = resnet._encoder.start
+    monkeypatch.setattr(resnet._encoder, "start", lambda batch, images: started.append(images) or start(batch, images))
+    assert run("--checkpoint", checkpoint, "--output", output, folder / "photo0.png", folder / "photo1.png") == 0
+    assert not started
+    assert "2 of 2 were scored by an earlier run" in capsys.readouterr().err
+    assert run("--checkpoint", checkpoint, "--output", output, folder / "photo0.png", folder / "photo4.png") == 0
+    assert started
+    known = table.Table(output, resnet.fingerprint, table.attribute_columns(resnet.prompts)).known()
+    assert set(known) == {str(folder / "photo0.png"), str(folder / "photo4.png")}
+
+
+def test_another_checkpoint_in_the_same_output_is_refused(folder, checkpoint, resnet, tmp_path, capsys, monkeypatch):
+    output = tmp_path / "scores.csv"
+    assert run("--checkpoint", checkpoint, "--output", output, folder / "photo0.png") == 0
+    before = output.read_bytes()
+    monkeypatch.setattr(QualiCLIP, "fingerprint", "another")
+    capsys.readouterr()
+    assert run("--checkpoint", checkpoint, "--output", output, folder / "photo0.png") == 1
+    assert capsys.readouterr().err.startswith(f"error: {output} holds scores of another checkpoint")
+    assert output.read_bytes() == before
+
+
+KILLED = """
+import os, signal, sys
+from qualiclip_jax import cli, score
+from qualiclip_jax.inference.table import Table
+line, written = Table._line, []
+def killed_at_the_third_row(table, row):
+    written.append(row)
+    if len(written) == 4:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return line(table, row)
+Table._line = killed_at_the_third_row
+cli.run(score.main, sys.argv[1:])
+"""
+
+
+def test_a_killed_run_goes_on_and_gives_the_same_file(folder, checkpoint, tmp_path, capsys):
+    """Killed for good by SIGKILL, in the middle of the table."""
+    output = tmp_path / "scores.csv"
+    arguments = ["--checkpoint", checkpoint, "--attributes", str(folder), "--output"]
+    killed = subprocess.run([sys.executable, "-c", KILLED, *arguments, str(output)], capture_output=True, check=False)
+    assert killed.returncode == -9
+    assert not output.exists()
+    assert len((tmp_path / "scores.csv.part-1-of-1").read_text().splitlines()) == 3
+    assert run(*arguments, output) == 2
+    assert run(*arguments, tmp_path / "uncut.csv") == 2
+    assert output.read_bytes() == (tmp_path / "uncut.csv").read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["scores.csv", "uncut.csv"]
+
+
+def test_two_processes_share_one_list(folder, checkpoint, tmp_path):
+    """At the same time, each in a process of its own; whoever is last merges."""
+    base = [sys.executable, "-m", "qualiclip_jax.score", "--checkpoint", checkpoint, str(folder)]
+    base += ["--output", str(tmp_path / "scores.csv")]
+    others = {"QUALICLIP_PROCESSES": "2", "QUALICLIP_PROCESS": "1"}  # as launch/local.py tells it
+    processes = [
+        subprocess.Popen([*base, "--part", "1/2"], stderr=subprocess.PIPE, text=True),
+        subprocess.Popen(base, stderr=subprocess.PIPE, text=True, env=os.environ | others),
+    ]
+    messages = [process.communicate()[1] for process in processes]
+    assert sorted(process.returncode for process in processes) == [0, 2], messages
+    assert sum("wrote" in message for message in messages) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["scores.csv"]
+    assert run(*base[3:-1], tmp_path / "alone.csv") == 2
+    shared, alone = (read_csv((tmp_path / name).read_text()) for name in ("scores.csv", "alone.csv"))
+    assert list(shared) == list(alone)
+    for path, record in alone.items():
+        assert shared[path]["error"] == record["error"]
+        if record["score"]:
+            assert abs(float(shared[path]["score"]) - float(record["score"])) < 1e-5
+
+
+def test_a_report(folder, checkpoint, tmp_path):
+    page = tmp_path / "report.html"
+    assert run("--checkpoint", checkpoint, "--report", page, folder) == 2
+    text = page.read_text()
+    assert text.count("data:image/jpeg;base64,") == 6
+    assert "Not scored: 5" in text
+    assert "<b>6</b> images scored" in text
+    order = [text.index(f'title="{path}"') for path in map(str, sorted(folder.rglob("photo*.png")))]
+    assert len(order) == 6
+    for outside in ("http://", "https://", "src='/", 'src="/'):
+        assert outside not in text
+
+
+def test_a_vanished_and_a_changed_file_fail_alone(folder, checkpoint, resnet, tmp_path, photos):
+    from qualiclip_jax.inference import files
+
+    paths = [tmp_path / f"{k}.png" for k in range(3)]
+    for path in paths:
+        write_image(path, photos[0])
+
+    class Meanwhile:
+        """A model before whose first image two of the three files change."""
+
+        def run(self, sizes, fetch, done):
+            if paths[0].exists():
+                paths[0].unlink()
+                write_image(paths[1], photos[3])
+            return resnet.run(sizes, fetch, done)
+
+    rows = {Path(row.path).name: row for row in files.score_files(Meanwhile(), paths)}
+    assert rows["0.png"].error == "no such file"
+    np.testing.assert_allclose(rows["1.png"].score, resnet.score(photos[3])[0], atol=1e-5)
+    assert rows["1.png"].height == photos[3].shape[0]
+    np.testing.assert_allclose(rows["2.png"].score, resnet.score(photos[0])[0], atol=1e-5)
+
+
+def test_score_files_of_the_library(folder, resnet, photos):
+    paths = [folder / "photo0.png", folder / "photo3.png"]
+    np.testing.assert_allclose(resnet.score_files(paths), resnet.score([photos[0], photos[3]]), atol=1e-5)
+    with pytest.raises(score.UserError, match="empty.jpg: empty file"):
+        resnet.score_files([*paths, folder / "empty.jpg"])
