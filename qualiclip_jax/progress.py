@@ -18,14 +18,23 @@ class Progress:
       unit: what is counted, singular.
       done: how many units an earlier run had done already (they do not count for the speed).
       every: seconds between two lines where there is no terminal.
+      show: False shows nothing (another process of the same run does).
     """
 
-    def __init__(self, total: int | None, title: str, unit: str = "it", done: int = 0, every: float = 10.0):
+    def __init__(
+        self,
+        total: int | None,
+        title: str,
+        unit: str = "it",
+        done: int = 0,
+        every: float = 10.0,
+        show: bool = True,
+    ):
         self._total, self._title, self._unit, self._every = total, title, unit, every
         self._count, self._first, self._note = done, done, ""
         self._start = self._last = time.monotonic()
-        self._bar = None
-        if sys.stderr.isatty():
+        self._bar, self._show = None, show
+        if show and sys.stderr.isatty():
             from tqdm import tqdm
 
             self._bar = tqdm(total=total, desc=title, unit=unit, initial=done, dynamic_ncols=True, file=sys.stderr)
@@ -42,12 +51,16 @@ class Progress:
 
     def write(self, line: str) -> None:
         """Prints a line above the bar (or as it is, where there is none)."""
+        if not self._show:
+            return
         if self._bar is not None:
             self._bar.write(line, file=sys.stderr)
         else:
             print(line, file=sys.stderr, flush=True)
 
     def _print(self) -> None:
+        if not self._show:
+            return
         self._last = now = time.monotonic()
         speed = (self._count - self._first) / max(now - self._start, 1e-9)
         total = "" if self._total is None else f"/{self._total}"

@@ -78,6 +78,7 @@ def train(config: ConfigDict, directory: str | Path, overwrite: bool = False) ->
         flip=config.data.flip,
         small=config.data.small_images,
         threads=config.data.threads or None,
+        cache_mb=config.data.cache_mb,
         warn=lambda line: print(line, file=sys.stderr, flush=True),
     )
     try:
@@ -134,7 +135,8 @@ class _Run:
         step, state = int(state.step), parallel.replicate(state)
         compiled = parallel.parallel_step(train_step, self.recipe)
         speed = _Speedometer(self.config, step)
-        with _StopSignals() as stop, Progress(self.steps, "training", "step", done=step) as progress:
+        bar = Progress(self.steps, "training", "step", done=step, show=parallel.is_primary())
+        with _StopSignals() as stop, bar as progress:
             while True:
                 finished = step >= self.steps
                 stopping = stop.asked(step)

@@ -9,7 +9,7 @@ import os
 import pickle
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, TypeVar
 
 import jax
@@ -25,27 +25,43 @@ PIECE = 2**22  # bytes sent at once between processes
 CONNECTION_WORDS = ("Gloo", "Connection", "UNAVAILABLE", "heartbeat")  # in errors after the end of another process
 
 T = TypeVar("T")
+Devices = Sequence[jax.Device] | None  # None: all
 
 
 def initialize() -> None:
     """Joins the processes of one run, before the first use of a device; does nothing in a single process.
 
     Processes started by `launch/local.py` say who they are in QUALICLIP_COORDINATOR (host:port), QUALICLIP_PROCESSES
-    and QUALICLIP_PROCESS; under Slurm with several tasks, and on TPU pods, JAX finds it out itself.
+    and QUALICLIP_PROCESS. With QUALICLIP_COORDINATOR=auto JAX finds it out: on TPU pods, under Slurm and Open MPI. In a
+    Slurm step of several tasks that is the default.
+
+    Raises:
+      UserError: if the variables do not say who the processes are. JAX ends a process that does not reach the others.
     """
-    if jax.distributed.is_initialized():
+    coordinator = os.environ.get("QUALICLIP_COORDINATOR", "auto" if _in_slurm_step() else "")
+    if not coordinator or jax.distributed.is_initialized():
         return
-    if "QUALICLIP_COORDINATOR" in os.environ:
-        jax.distributed.initialize(
-            os.environ["QUALICLIP_COORDINATOR"],
-            num_processes=int(os.environ["QUALICLIP_PROCESSES"]),
-            process_id=int(os.environ["QUALICLIP_PROCESS"]),
-        )
-        return
-    in_slurm_job = int(os.environ.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in os.environ
-    on_tpu_pod = len(os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",")) > 1
-    if in_slurm_job or on_tpu_pod:
-        jax.distributed.initialize()
+    try:
+        if coordinator == "auto":
+            jax.distributed.initialize()
+        else:
+            processes, process = (int(os.environ[f"QUALICLIP_{name}"]) for name in ("PROCESSES", "PROCESS"))
+            jax.distributed.initialize(coordinator, num_processes=processes, process_id=process)
+    except (KeyError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"cannot join the run at QUALICLIP_COORDINATOR={coordinator}: {reason}") from None
+    _connect()
+
+
+def _in_slurm_step() -> bool:
+    return int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1
+
+
+def _connect() -> None:
+    """Connects all devices while all processes are here; CPUs would wait for each other half a minute only."""
+    add = jax.pmap(lambda x: jax.lax.psum(x, AXIS), axis_name=AXIS)
+    add(np.ones(jax.local_device_count(), np.float32)).block_until_ready()
+    from_primary(lambda: None)
 
 
 def is_alone() -> bool:
@@ -74,31 +90,35 @@ def check_batch(batch_size: int, accumulate: int) -> None:
         )
 
 
-def parallel_step(step: Callable, recipe: Recipe) -> Callable:
+def parallel_step(step: Callable, recipe: Recipe, devices: Devices = None) -> Callable:
     """Compiles `step(state, batch, recipe=..., axis_name=...)` to run on all devices of all processes.
 
     Args:
       step: `training.step.train_step` or a function like it.
       recipe: the constants of the run.
+      devices: to use these alone, in a single process.
 
     Returns:
       A function of (state, batch) with batch leaves [local devices, b, ...]; the state passed in is donated.
     """
     bound = functools.partial(step, recipe=recipe, axis_name=AXIS)
-    return jax.pmap(bound, axis_name=AXIS, in_axes=(None, 0), out_axes=None, donate_argnums=0)
+    return jax.pmap(bound, axis_name=AXIS, in_axes=(None, 0), out_axes=None, donate_argnums=0, devices=devices)
 
 
-def put_batch(batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+def put_batch(batch: dict[str, np.ndarray], devices: Devices = None) -> dict[str, jax.Array]:
     """Sends this process's part of a batch to its devices: leaves [n, ...] become [local devices, n / devices, ...]."""
-    local = jax.local_devices()
-    sharding = NamedSharding(Mesh(np.array(local), (AXIS,)), PartitionSpec(AXIS))
-    split = {name: x.reshape(len(local), -1, *x.shape[1:]) for name, x in batch.items()}
-    return jax.device_put(split, sharding)
+    mesh = _local_mesh(devices)
+    split = {name: x.reshape(mesh.size, -1, *x.shape[1:]) for name, x in batch.items()}
+    return jax.device_put(split, NamedSharding(mesh, PartitionSpec(AXIS)))
 
 
-def replicate(tree: Any) -> Any:
+def replicate(tree: Any, devices: Devices = None) -> Any:
     """Puts a copy of every array on every device of this process (`tree` is the same on all processes)."""
-    return jax.device_put(tree, NamedSharding(Mesh(np.array(jax.local_devices()), (AXIS,)), PartitionSpec()))
+    return jax.device_put(tree, NamedSharding(_local_mesh(devices), PartitionSpec()))
+
+
+def _local_mesh(devices: Devices) -> Mesh:
+    return Mesh(np.array(devices or jax.local_devices()), (AXIS,))
 
 
 def from_primary(compute: Callable[[], T]) -> T:
