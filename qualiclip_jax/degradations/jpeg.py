@@ -1,8 +1,8 @@
 """Baseline JPEG, encoded and decoded on the device, without the lossless entropy coding between the two.
 
 Integer arithmetic with the formulas and roundings of libjpeg(-turbo) at its defaults, which are those of
-`PIL.Image.save(file, "JPEG", quality=q)`: YCbCr, 4:2:0, accurate integer DCT, fancy upsampling. The pixels are the same on
-every backend. Source: ITU-T T.81 and T.871; the libjpeg function that each step mirrors is named there.
+`PIL.Image.save(file, "JPEG", quality=q)`: YCbCr, 4:2:0, accurate integer DCT, fancy upsampling. The pixels are those of
+libjpeg-turbo to the last bit. Source: ITU-T T.81 and T.871; the libjpeg function that a step mirrors is named there.
 """
 
 import jax.numpy as jnp
@@ -52,8 +52,8 @@ def jpeg(images: Array, quality: Array | float) -> Array:
 
     Args:
       images: float [..., H, W, 3], RGB in [0, 1], any H, W >= 1; rounded to 8 bits first.
-      quality: libjpeg's quality, rounded to an integer and clipped to 1..100 (100 is best). A scalar, or one number an image:
-        any shape that broadcasts to the leading axes of `images`. May be traced.
+      quality: libjpeg's quality, rounded to an integer and clipped to 1..100 (100 is best). A scalar, or one number an
+        image: any shape that broadcasts to the leading axes of `images`. May be traced.
 
     Returns:
       float32 [..., H, W, 3], multiples of 1/255 in [0, 1].
@@ -113,8 +113,8 @@ def _pad(planes: Array, rows: int, columns: int) -> Array:
 def _downsample(planes: Array) -> Array:
     """Halves both sides of [N, H, W] and fills up to whole blocks.
 
-    Means of 2 x 2 whose rounding alternates from column to column. Mirrors `h2v2_downsample`: columns are filled before it,
-    rows after.
+    Means of 2 x 2 whose rounding alternates from column to column. Mirrors `h2v2_downsample`: columns are filled before
+    it, rows after.
     """
     count, height, width = planes.shape
     planes = _pad(planes, height % 2, -width % 16)
@@ -143,7 +143,7 @@ def _code(planes: Array, tables: Array) -> Array:
     blocks = planes.reshape(count, height // 8, 8, width // 8, 8) - 128
     blocks = _transform_rows(_transform_columns(blocks, _DCT, 11), _DCT, 15)  # 8 times the coefficients of T.81
     steps = tables[:, None, :, None, :]
-    # |coefficient| / step + 1/2, and half of the least difference of such quotients more: no rounding error meets a tie.
+    # |coefficient| / step + 1/2, and half the least difference of such quotients more: no rounding error meets a tie.
     inverse_steps = 0.125 / steps.astype(jnp.float32)
     levels = jnp.floor(((jnp.abs(blocks) + 4 * steps).astype(jnp.float32) + 0.5) * inverse_steps)
     blocks = jnp.sign(blocks) * levels.astype(jnp.int32) * steps

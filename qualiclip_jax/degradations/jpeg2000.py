@@ -1,11 +1,13 @@
 """JPEG 2000 as OpenJPEG writes it for a compression ratio, without running its arithmetic coder.
 
-Mirrored is what `PIL.Image.save(file, "JPEG2000", quality_mode="rates", quality_layers=[rate])` does: every channel of RGB
-alone (no colour transform), the reversible 5/3 wavelet with 5 decompositions, code-blocks of 64 x 64 coefficients, each
-coded bit-plane by bit-plane in three passes and cut off after one of them, so that no pass left out would buy more for its
-bytes than one kept. The transform and the cutting are exact. The lengths of the passes are estimated, from how many
-coefficients each one codes: a joint histogram of bit lengths and those of the neighbours. Source: ITU-T T.800; the OpenJPEG
-functions mirrored are named below.
+Mirrored is `PIL.Image.save(file, "JPEG2000", quality_mode="rates", quality_layers=[rate], num_resolutions=8)`, as the
+reference degradations have it: every channel of RGB alone (no colour transform), the reversible 5/3 wavelet with 7
+decompositions, code-blocks of 64 x 64 coefficients, each coded bit-plane by bit-plane in three passes and cut off after
+one of them, so that no pass left out would buy more for its bytes than one kept.
+
+The transform is exact. So is the cutting, but for the few coefficients at the ends of long chains (`_bit_lengths`). Where
+to cut follows from the lengths of the passes, and these are estimated, from how many coefficients each one codes: a joint
+histogram of their bit lengths and of their neighbours'. Source: ITU-T T.800; the OpenJPEG functions mirrored are named.
 """
 
 from functools import partial
@@ -17,9 +19,9 @@ from jax import Array
 
 CODE_BLOCK = 64
 PLANES = 10  # bit-planes of a coefficient: 8 bits, 2 more for the gain of the wavelet
-_CLASSES = PLANES + 2  # bit lengths 0..PLANES, and one more for a neighbour's
-_PROPAGATION_STEPS = 2
-_SEARCH_STEPS = 24
+_CLASSES = PLANES + 2  # bit lengths 0..PLANES, and one more for `near` of `_bit_lengths`
+_PROPAGATION_STEPS = 2  # links of a chain of coefficients that find one another in one pass
+_SEARCH_STEPS = 24  # of a bisection over 50 octaves
 
 # L2 norms of the synthesis functions of the 5/3 wavelet by decomposition 1..7, as in `opj_dwt_getnorm`.
 _NORMS_DETAIL = (1.038, 1.592, 2.919, 5.703, 11.33, 22.64, 45.25)  # HL, LH
@@ -29,17 +31,16 @@ _NORMS_LOWPASS = (1.5, 2.75, 5.375, 10.68, 21.34, 42.67, 85.33)  # LL, if this d
 # Sizes in bytes. The estimates were fitted to the code-blocks of files that OpenJPEG 2.5 wrote.
 _FILE_HEADER = 195  # boxes and main header, with 3 more a decomposition; OpenJPEG takes it off the budget
 _SMALLEST_BUDGET = 30
-_PACKET_HEADER = 1.05  # each of the packets, one a channel and resolution
-_BLOCK_HEADER = 1.13  # each code-block that is not left out, and
-_BLOCK_HEADER_LENGTH = 0.23  # for each bit of its length
-_BLOCK_TAIL = 2.9  # what a cut-off pass adds to its code-block
+_PACKET_HEADER = 1.0  # each of the packets, one a channel and resolution
+_BLOCK_HEADER = (1.64, 0.171)  # each code-block that is not left out, and for each bit of its length
+_BLOCK_TAIL = (1.07, 0.824)  # what cutting a code-block adds to it, and for each doubling
 
 # Bits in the passes: for each bit of entropy of the decisions who becomes significant, and for each coefficient.
-_BITS_ENTROPY_PROPAGATION = 1.378
-_BITS_SIGN = 0.465
-_BITS_ENTROPY_CLEANUP = 1.262  # signs included
-_BITS_FIRST_REFINEMENT = 0.561
-_BITS_REFINEMENT = 1.215
+_BITS_ENTROPY_PROPAGATION = 1.289
+_BITS_SIGN = 0.638
+_BITS_ENTROPY_CLEANUP = 1.209  # signs included
+_BITS_FIRST_REFINEMENT = 0.565
+_BITS_REFINEMENT = 1.102
 
 # Squared error that a coefficient loses in a pass, for a step of 1: in significance propagation, refinement, clean-up.
 _GAINS = (1.9, 0.29, 1.6)
@@ -49,9 +50,9 @@ def jpeg2000(images: Array, rate: Array | float) -> Array:
     """Images after JPEG 2000 compression to a ratio of `rate`, and decompression.
 
     Args:
-      images: float [..., H, W, 3], RGB in [0, 1]; rounded to 8 bits first. Sides under 128 get fewer decompositions than 7.
-      rate: compression ratio, raw size over file size (170 is worse than 16). A scalar, or one number an image: any shape
-        that broadcasts to the leading axes of `images`. May be traced.
+      images: float [..., H, W, 3], RGB in [0, 1]; rounded to 8 bits first. A side under 128 means fewer decompositions.
+      rate: compression ratio, raw size over file size (170 is worse than 16). A scalar, or one number an image: any
+        shape that broadcasts to the leading axes of `images`. May be traced.
 
     Returns:
       float32 [..., H, W, 3], multiples of 1/255 in [0, 1].
@@ -61,8 +62,8 @@ def jpeg2000(images: Array, rate: Array | float) -> Array:
     pixels = jnp.round(jnp.clip(images.astype(jnp.float32), 0, 1) * 255).astype(jnp.int32) - 128
     planes = jnp.moveaxis(pixels.reshape(-1, height, width, 3), -1, 0)  # [3, N, H, W]
 
-    # One channel after the other where the code is long or the access scattered: XLA fuses nothing across a loop, and would
-    # else compute the coefficients anew for each of their many uses (3 times slower on a CPU).
+    # One channel after the other where a result is read many times: XLA fuses nothing across a loop, and would else
+    # compute it anew for each reader (3 times slower on a CPU).
     sides, blocks, norms = _layout(height, width)
     planes = jax.lax.map(partial(_analyse, sides=sides), planes)
     own, near = _bit_lengths(planes, blocks)
@@ -105,7 +106,7 @@ def _layout(height: int, width: int) -> tuple[list[tuple[int, int]], np.ndarray,
 
 
 def _analyse(planes: Array, sides: list[tuple[int, int]]) -> Array:
-    """Reversible 5/3 wavelet of int32 [N, H, W], rows of each decomposition first, in the places of `_layout`."""
+    """Reversible 5/3 wavelet of int32 [N, H, W], down the columns first, in the places of `_layout`."""
     for height, width in sides:
         part = planes[..., :height, :width].swapaxes(-1, -2)
         part = _split(_split(part).swapaxes(-1, -2))
@@ -151,16 +152,18 @@ def _bit_lengths(planes: Array, blocks: np.ndarray) -> tuple[Array, Array]:
 
     Returns:
       own: int32 [3, N, H, W] in 0..PLANES, bit length of each magnitude.
-      near: int32 [3, N, H, W] in 0..PLANES + 1. The coefficient is open to significance propagation in the planes of bit
-        length < near: those below the greatest bit length among its eight neighbours in the code-block, and that plane
-        itself if such a neighbour was found by propagation there, earlier in the scan (stripes of 4 rows, by columns).
+      near: int32 [3, N, H, W] in 0..PLANES + 1. While the coefficient is insignificant, significance propagation visits
+        it in the planes of bit length < near: below the greatest bit length among its eight neighbours in the
+        code-block, and in that plane itself if such a neighbour was found by propagation there, earlier in the scan
+        (stripes of 4 rows, column by column). Else clean-up does.
     """
     exponent = jax.lax.bitcast_convert_type(jnp.abs(planes).astype(jnp.float32), jnp.int32) >> 23
     own = jnp.clip(exponent - 126, 0, PLANES)
     row = _row_in_block(blocks) % 4
+    always = row >= 0
     around = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if (dy, dx) != (0, 0)]
-    earlier = {(-1, -1): row >= 0, (-1, 0): row >= 0, (-1, 1): row == 0, (0, -1): row >= 0, (1, -1): row < 3}
-    greatest = _greatest(own, {offset: row >= 0 for offset in around}, blocks)
+    earlier = {(-1, -1): always, (-1, 0): always, (-1, 1): row == 0, (0, -1): always, (1, -1): row < 3}
+    greatest = _greatest(own, dict.fromkeys(around, always), blocks)
 
     def propagate(_, near):
         found = _greatest(jnp.where(own < near, own, 0), earlier, blocks)
@@ -170,7 +173,7 @@ def _bit_lengths(planes: Array, blocks: np.ndarray) -> tuple[Array, Array]:
 
 
 def _greatest(values: Array, offsets: dict[tuple[int, int], np.ndarray], blocks: np.ndarray) -> Array:
-    """Maximum of int32 [..., H, W] >= 0 over the given neighbours, where the mask [H, W] allows, in the same code-block."""
+    """Maximum of int32 [..., H, W] >= 0 over neighbours: where their mask [H, W] allows, and in the same code-block."""
     height, width = blocks.shape
     values = jnp.pad(values, [(0, 0)] * (values.ndim - 2) + [(1, 1), (1, 1)])
     padded = np.pad(blocks, 1, constant_values=-1)
@@ -219,15 +222,15 @@ def _passes(counts: Array, norms: np.ndarray) -> tuple[Array, Array]:
     """
     upto = jnp.cumsum(counts, axis=-2)  # coefficients not yet significant above the plane of bit length `own`
     entropy = _entropy(counts, upto)
-    open_ = np.triu(np.ones((_CLASSES, _CLASSES), np.float32), 1)  # own < near: in the significance propagation pass
-    propagated, cleaned = (counts * open_).sum(-1), (counts * (1 - open_)).sum(-1)
+    visited = np.triu(np.ones((_CLASSES, _CLASSES), np.float32), 1)  # by significance propagation: own < near
+    propagated, cleaned = (counts * visited).sum(-1), (counts * (1 - visited)).sum(-1)
     refined = counts.sum((-2, -1))[..., None] - upto.sum(-1)
     refined_first = jnp.pad(counts.sum(-1)[..., 1:], ((0, 0),) * 3 + ((0, 1),))
 
     bits = (
-        _BITS_ENTROPY_PROPAGATION * (entropy * open_).sum(-1) + _BITS_SIGN * propagated,
+        _BITS_ENTROPY_PROPAGATION * (entropy * visited).sum(-1) + _BITS_SIGN * propagated,
         _BITS_REFINEMENT * refined + (_BITS_FIRST_REFINEMENT - _BITS_REFINEMENT) * refined_first,
-        _BITS_ENTROPY_CLEANUP * (entropy * (1 - open_)).sum(-1),
+        _BITS_ENTROPY_CLEANUP * (entropy * (1 - visited)).sum(-1),
     )
     step = norms[:, None] * np.exp2(np.arange(_CLASSES, dtype=np.float32) - 1)  # [blocks, _CLASSES]
     gains = tuple(g * step**2 * x for g, x in zip(_GAINS, (propagated, refined, cleaned), strict=True))
@@ -236,8 +239,9 @@ def _passes(counts: Array, norms: np.ndarray) -> tuple[Array, Array]:
         passes = jnp.stack(passes, axis=-1)[..., PLANES:0:-1, :].reshape(*counts.shape[:3], -1)
         return jnp.pad(jnp.cumsum(passes, axis=-1), ((0, 0),) * 3 + ((1, 0),))
 
-    bits, gains = accumulate(bits), accumulate(gains)
-    return jnp.where(gains > 0, bits / 8 + _BLOCK_TAIL, 0), gains
+    sizes, gains = accumulate(bits) / 8, accumulate(gains)
+    sizes = sizes + _BLOCK_TAIL[0] + _BLOCK_TAIL[1] * jnp.log2(1 + sizes)
+    return jnp.where(gains > 0, sizes, 0), gains
 
 
 def _entropy(ones: Array, total: Array) -> Array:
@@ -250,11 +254,19 @@ def _entropy(ones: Array, total: Array) -> Array:
 
 
 def _allocate(sizes: Array, gains: Array, budget: Array) -> Array:
-    """Number of passes kept of each code-block: int32 [3, N, blocks].
+    """How many passes to keep of each code-block.
 
-    The bisection of `opj_tcd_rateallocate` for the slope (distortion a byte) at which the file fits.
+    The bisection of `opj_tcd_rateallocate` for the slope (distortion per byte) at which the file fits. For one slope,
+    `opj_tcd_makelayer` stops a code-block where gain - slope * size is greatest.
+
+    Args:
+      sizes, gains: float32 [3, N, blocks, 1 + 3 PLANES], see `_passes`.
+      budget: float32 [N], bytes for the code-blocks and their headers.
+
+    Returns:
+      int32 [3, N, blocks] in 0..3 PLANES.
     """
-    cost = sizes + jnp.where(gains > 0, _BLOCK_HEADER + _BLOCK_HEADER_LENGTH * jnp.log2(1 + sizes), 0)
+    cost = sizes + jnp.where(gains > 0, _BLOCK_HEADER[0] + _BLOCK_HEADER[1] * jnp.log2(1 + sizes), 0)
 
     def choose(log_slope):
         return jnp.argmax(gains - jnp.exp2(log_slope)[:, None, None] * sizes, axis=-1)
@@ -266,12 +278,12 @@ def _allocate(sizes: Array, gains: Array, budget: Array) -> Array:
         fits = spent <= budget
         return jnp.where(fits, low, middle), jnp.where(fits, middle, high)
 
-    bounds = jnp.full_like(budget, -10), jnp.full_like(budget, 30)
+    bounds = jnp.full_like(budget, -10), jnp.full_like(budget, 40)
     return choose(jax.lax.fori_loop(0, _SEARCH_STEPS, halve, bounds)[1])
 
 
 def _truncate(planes: Array, own: Array, near: Array, cut: Array) -> Array:
-    """What a decoder makes of coefficients whose code-block was cut after `cut` passes. Mirrors `opj_t1_decode_cblk`."""
+    """What `opj_t1_decode_cblk` makes of coefficients whose code-block was cut after `cut` passes: interval middles."""
     whole, rest = cut // 3, cut % 3  # whole planes, then 1: significance propagation, 2: and refinement
     plane = PLANES - whole  # bit length that the next plane makes significant
     coded = ((rest >= 1) & (own <= plane) & (near > plane)) | ((rest == 2) & (own > plane))
