@@ -5,9 +5,9 @@ reference degradations have it: every channel of RGB alone (no colour transform)
 decompositions, code-blocks of 64 x 64 coefficients, each coded bit-plane by bit-plane in three passes and cut off after
 one of them, so that no pass left out would buy more for its bytes than one kept.
 
-The transform is exact. So is the cutting, but for the few coefficients at the ends of long chains (`_bit_lengths`). Where
-to cut follows from the lengths of the passes, and these are estimated, from how many coefficients each one codes: a joint
-histogram of their bit lengths and of their neighbours'. Source: ITU-T T.800; the OpenJPEG functions mirrored are named.
+The transform is exact. So is the cutting, but for a few coefficients at the ends of long chains (`_bit_lengths`). Where
+to cut follows from the lengths of the passes, and these are estimated, from how many coefficients each one codes: a
+joint histogram of their bit lengths and their neighbours'. Source: ITU-T T.800; the OpenJPEG functions mirrored are named.
 """
 
 from functools import partial
