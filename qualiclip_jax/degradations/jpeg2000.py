@@ -7,7 +7,7 @@ one of them, so that no pass left out would buy more for its bytes than one kept
 
 The transform is exact. So is the cutting, but for a few coefficients at the ends of long chains (`_bit_lengths`). Where
 to cut follows from the lengths of the passes, and these are estimated, from how many coefficients each one codes: a
-joint histogram of their bit lengths and their neighbours'. Source: ITU-T T.800; the OpenJPEG functions mirrored are named.
+joint histogram of their bit lengths and their neighbours'. Source: ITU-T T.800 and the OpenJPEG functions named below.
 """
 
 from functools import partial
