@@ -2,9 +2,18 @@
 
 `degrade` applies one type by name, `degrade_pairs` makes what a training step needs. The functions behind them are
 public too: modules `blur`, `color`, `compression`, `noise`, `brightness`, `spatial` and `contrast`, one a group.
+
+Importing the package is cheap: the functions are looked up on first use.
 """
 
-from qualiclip_jax.degradations.pipeline import degrade, degrade_pairs, sample_types
 from qualiclip_jax.degradations.table import GROUPS, LEVELS, PARAMETERS, TYPES
 
 __all__ = ["GROUPS", "LEVELS", "PARAMETERS", "TYPES", "degrade", "degrade_pairs", "sample_types"]
+
+
+def __getattr__(name: str):
+    if name in ("degrade", "degrade_pairs", "sample_types"):
+        from qualiclip_jax.degradations import pipeline
+
+        return getattr(pipeline, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -63,8 +63,8 @@ def lens_blur_from_table(images: Array, radius: Array) -> Array:
 def disk_kernel(radius: int) -> np.ndarray:
     """The kernel of `lens_blur`: how much of each pixel a disk covers. Mirrors `fspecial('disk', radius)` of ARNIQA.
 
-    That code departs from MATLAB's `fspecial` where the circle crosses the edges of a pixel: next to the rim some weights
-    are negative, or larger than those inside. It is what the published models were trained with.
+    That code departs from MATLAB's `fspecial` where the circle crosses the edges of a pixel: next to the rim some
+    weights are negative, or larger than those inside. It is what the published models were trained with.
 
     Args:
       radius: px, integer >= 1.

@@ -1,7 +1,7 @@
 """RGB to CIE Lab and back, and luma, with the constants of kornia.color (D65, sRGB primaries).
 
-Lab images are planar, [3, ..., H, W]: mixing channels is then one product with a 3 x 3 matrix, several times as fast as the
-same on interleaved channels.
+Lab images are planar, [3, ..., H, W]: mixing channels is then one product with a 3 x 3 matrix, several times as fast as
+the same on interleaved channels.
 """
 
 import jax

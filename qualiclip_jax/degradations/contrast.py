@@ -22,8 +22,8 @@ def sharpen(images: Array, amount: Array | float) -> Array:
 def linear_contrast(images: Array, amount: Array | float) -> Array:
     """The curve through (0, 0), (0.3, 0.25 - amount / 4), (0.5, 0.5), (0.7, 0.75 + amount / 4) and (1, 1).
 
-    The reference takes the cubic spline with not-a-knot ends. The points are symmetric about (0.5, 0.5), which leaves an
-    odd cubic u (slope + bend u^2) in u = x - 0.5.
+    The reference takes the cubic spline with not-a-knot ends. The points are symmetric about (0.5, 0.5), which leaves
+    an odd cubic u (slope + bend u^2) in u = x - 0.5.
 
     Args:
       images: float32 [..., H, W, 3].

@@ -78,18 +78,18 @@ def degrade_pairs(
 ) -> Array:
     """Degrades both crops of every image by the image's own types, at all levels.
 
-    The result for an image depends on its crops, types and key alone, not on the batch around it. Both crops and all levels
-    share an angle or a direction; noise and places are independent.
+    The result for an image depends on its crops, types and key alone, not on the batch around it. Both crops and all
+    levels share an angle or a direction; noise and places are independent.
 
     Args:
       crops: uint8, or float in [0, 1]; [B, 2, H, W, 3], RGB, H and W >= 32.
-      type_index: integer, index into `TYPES`; [B], or [B, D] for D degradations one after another, all at the same level.
-        -1 is no degradation.
-      key: one key, or keys [B], one an image.
+      type_index: integer, index into `TYPES`; [B], or [B, D] for D degradations one after another, all at the same
+        level. -1 is no degradation.
+      key: one key of `jax.random.key`, or keys [B], one an image.
       levels: L, how many, from level 1.
-      strategy: how the same is computed, by default what suits the backend. "scan" (CPU) takes one level of one image at
-        a time, which stay in the cache; "levels" (GPU, TPU) takes all levels of one image at once. Either way only the
-        code of an image's own types runs.
+      strategy: how the same is computed, by default what suits the backend. "scan" (CPU) takes one level of one image
+        at a time, which stays in the cache; "levels" (GPU, TPU) takes all levels of one image at once. Either way only
+        the code of an image's own types runs.
 
     Returns:
       float32 [B, L, 2, H, W, 3] in [0, 1].
@@ -102,31 +102,27 @@ def degrade_pairs(
     if strategy not in (None, *STRATEGIES):
         raise UserError(f"no strategy {strategy!r}; there are {', '.join(STRATEGIES)}")
     check_shape(crops.shape)
-    batch = len(crops)
-    types = type_index.reshape(batch, -1)
-    number = jnp.arange(types.shape[1])
+    strategy = strategy or default_strategy()
+    types = type_index.reshape(len(crops), -1)  # [B, D]
     level = jnp.arange(1, levels + 1)
-    if key.ndim == 0:
-        key = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(batch))
     branches = [lambda images, level, key: images] + [functools.partial(apply, name) for name in TYPES]
-    if (strategy or default_strategy()) == "levels":
+    if strategy == "levels":
         branches = [jax.vmap(branch, in_axes=(0, 0, None)) for branch in branches]
-
-    def degrade_image(images, level, types, key):
-        def one_type(images, step):
-            number, kind = step
-            return jax.lax.switch(kind + 1, branches, images, level, jax.random.fold_in(key, number)), None
-
-        return jax.lax.scan(one_type, images, (number, types))[0]
 
     def one_image(example):
         crops, types, key = example
         crops = crops.astype(jnp.float32) / 255 if crops.dtype == jnp.uint8 else crops.astype(jnp.float32)
-        if (strategy or default_strategy()) == "levels":
-            return degrade_image(jnp.broadcast_to(crops, (levels, *crops.shape)), level, types, key)
-        return jax.lax.map(lambda level: degrade_image(crops, level, types, key), level)
+        steps = types + 1, _fold_in_each(key, len(types))
 
-    return jax.lax.map(one_image, (crops, types, key))
+        def one_step(level):
+            return lambda images, step: (jax.lax.switch(step[0], branches, images, level, step[1]), None)
+
+        if strategy == "levels":
+            return jax.lax.scan(one_step(level), jnp.broadcast_to(crops, (levels, *crops.shape)), steps)[0]
+        return jax.lax.map(lambda level: jax.lax.scan(one_step(level), crops, steps)[0], level)
+
+    keys = key if key.ndim else _fold_in_each(key, len(crops))
+    return jax.lax.map(one_image, (crops, types, keys))
 
 
 def default_strategy() -> str:
@@ -177,3 +173,7 @@ def check_shape(shape: tuple[int, ...]) -> None:
         raise UserError(f"images of shape {tuple(shape)}, expected [..., height, width, 3]")
     if min(shape[-3:-1]) < MIN_SIZE:
         raise UserError(f"images of {shape[-3]} x {shape[-2]} px, too small: degradations need {MIN_SIZE} x {MIN_SIZE}")
+
+
+def _fold_in_each(key: Array, number: int) -> Array:
+    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(number))

@@ -1,7 +1,7 @@
 """Random numbers for pixels: the same for a key on every device, and cheap enough to draw 150,000 an image.
 
-`jax.random` makes the keys. From a key come two words, from these and the index of a sample 32 bits by integer hashing. On
-a CPU that takes a twentieth of the time of `jax.random.bits`, whose generator is a cryptographic one.
+`jax.random` makes the keys. From a key come two words, and from these and the index of a sample 32 bits, by integer
+hashing. On a CPU that takes a tenth of the time of `jax.random.bits`, whose generator is a cryptographic one.
 """
 
 import math
