@@ -1,7 +1,7 @@
 """Runs a command as several JAX processes on this machine: N processes x M devices.
 
     python launch/local.py --processes 2 --devices 2 -- python -m qualiclip_jax.train --config configs/demo.py
-    python launch/local.py --processes 4 -- python -m qualiclip_jax.score --part {part} --output scores.csv photos
+    python launch/local.py --processes 4 -- python -m qualiclip_jax.score --output scores.csv photos
 
 Each output line begins with the number of its process. Ctrl-C and SIGTERM go to all of them. When one fails, the others
 are stopped. The exit status is that of the first process that failed. Needs nothing but Python.
@@ -22,10 +22,9 @@ import time
 from collections.abc import Sequence
 from typing import BinaryIO
 
-GRACE_SECONDS = 15.0  # from the failure of one process until the others are killed
+GRACE_SECONDS = 10.0  # from the failure of one process until the others are killed
 DONE_IN_PART = 2  # an exit status after which the other processes go on
 INTERRUPTED = 130
-PART = "{part}"  # in the command: stands for K/N, K from 1
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -34,7 +33,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         prog="launch/local.py",
         usage="%(prog)s [options] -- COMMAND ...",
         description="Runs COMMAND as several JAX processes on this machine.",
-        epilog="In COMMAND, {part} stands for 1/N, 2/N ...: what `python -m qualiclip_jax.score --part` takes.",
+        epilog="The processes know each other by QUALICLIP_COORDINATOR, QUALICLIP_PROCESSES and QUALICLIP_PROCESS.",
     )
     parser.add_argument("--processes", type=_positive, default=2, metavar="N", help="how many processes (2)")
     parser.add_argument("--devices", type=_positive, default=1, metavar="M", help="devices of each process (1)")
@@ -116,18 +115,18 @@ class Processes:
     """The running processes; Ctrl-C, SIGTERM and SIGHUP go to all of them.
 
     Args:
-      commands: one for each.
+      command: what each of them runs.
       extras: the variables to add to the environment of each.
     """
 
-    def __init__(self, commands: Sequence[Sequence[str]], extras: Sequence[dict[str, str]]):
+    def __init__(self, command: Sequence[str], extras: Sequence[dict[str, str]]):
         self._lock = threading.Lock()  # one line at a time
         self._signals = 0  # forwarded so far
         self._ended: list[int] = []  # processes, in the order of their ends
         self._running: list[subprocess.Popen] = []
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, self.forward)
-        for command, extra in zip(commands, extras):
+        for extra in extras:
             if not self._signals:
                 self._running.append(self._start(command, extra))
         self._readers = [
@@ -211,13 +210,12 @@ def main(argv: Sequence[str]) -> int:
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    parts = [f"{k}/{args.processes}" for k in range(1, args.processes + 1)]
-    commands = [[argument.replace(PART, part) for argument in args.command] for part in parts]
     if args.dry_run:
-        for command, extra in zip(commands, extras):
-            print(" ".join([*(f"{name}={shlex.quote(value)}" for name, value in extra.items()), shlex.join(command)]))
+        for extra in extras:
+            variables = " ".join(f"{name}={shlex.quote(value)}" for name, value in extra.items())
+            print(f"{variables} {shlex.join(args.command)}")
         return 0
-    return Processes(commands, extras).wait()
+    return Processes(args.command, extras).wait()
 
 
 if __name__ == "__main__":
