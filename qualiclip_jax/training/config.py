@@ -30,12 +30,13 @@ def default_config() -> ConfigDict:
     c.prompts = tuple(text for pair in prompts.PAIRS for text in pair)  # antonym pairs, positive first
 
     c.data = ConfigDict()
-    c.data.source = "sample:train"  # folder:PATH, tfds:NAME, sample; several with commas
+    c.data.source = "sample:train"  # folder:PATH, tfds:NAME[:SPLIT][@DATA_DIR], sample[:train]; several with commas
     c.data.crop_size = 224  # pixels
     c.data.min_overlap = 0.5  # of the crop's side, in each axis
-    c.data.scale_range = (1.0, 1.0)  # each photo is first resized by a factor drawn from this range
+    c.data.scale_range = (1.0, 1.0)  # each photo is first shrunk by a factor drawn from this range
     c.data.flip = True  # both crops together, with probability 1/2
     c.data.small_images = "enlarge"  # or "skip": photos smaller than the crop
+    c.data.cache_mb = 256.0  # of decoded photos kept in memory, each process
     c.data.threads = 0  # that decode; 0 is one a core
 
     c.model = ConfigDict()
@@ -150,7 +151,9 @@ def check(config: ConfigDict) -> None:
     require(config.eval.crop_size >= 32, "eval.crop_size", "32 or more")
     require(0 <= config.data.min_overlap <= 1, "data.min_overlap", "in 0..1")
     scale = tuple(config.data.scale_range)
-    require(len(scale) == 2 and 0 < scale[0] <= scale[1], "data.scale_range", "(low, high) with 0 < low <= high")
+    require(
+        len(scale) == 2 and 0 < scale[0] <= scale[1] <= 1, "data.scale_range", "(low, high) with 0 < low <= high <= 1"
+    )
     require(config.data.small_images in ("enlarge", "skip"), "data.small_images", "'enlarge' or 'skip'")
     require(config.model.compute_dtype in ("float32", "bfloat16"), "model.compute_dtype", "'float32' or 'bfloat16'")
     require(config.model.batch_norm in ("frozen", "trained"), "model.batch_norm", "'frozen' or 'trained'")
