@@ -183,12 +183,18 @@ def _facts(found: Results) -> str:
     lines = []
     for label, facts in (("Model", found.model), ("Baseline", found.baseline)):
         if facts:
-            rest = "; ".join(f"{html.escape(str(k))} {html.escape(str(v))}" for k, v in facts.items() if k != "name")
+            rest = html.escape("; ".join(f"{key} {_fact(value)}" for key, value in facts.items() if key != "name"))
             lines.append(f"<p><b>{label}</b> <code>{html.escape(facts['name'])}</code><br>"
                          f'<span class="faint">{rest}</span></p>')  # fmt: skip
     if found.note:
         lines.append(f'<p class="faint">{html.escape(found.note)}</p>')
     return "\n".join(lines)
+
+
+def _fact(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_fact(item)}" for key, item in value.items())
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def _set_section(found: Results, entry: SetResult, picture: bytes) -> list[str]:
