@@ -14,7 +14,7 @@ from qualiclip_jax.training.config import default_config
 def get_config():
     """A ResNet of 0.5 M parameters, crops of 96 pixels, one to three degradations an image."""
     c = default_config()
-    c.steps = 6000
+    c.steps = 5000
     c.batch_size = 8
     c.log_every = 20
     c.learning_rate = 2e-3
