@@ -37,8 +37,7 @@ def build_model(config: ConfigDict) -> checkpoint.Model:
     else:
         clip = weights.load_clip(m.weights, text=True, **changes)
         prompt_features = prompts.text_features(clip, pairs, tokenizer=m.weights)
-        clip.text = None
-        clip.config = dataclasses.replace(clip.config, text=None)
+        clip.drop_text_encoder()
     provenance = {"weights": m.weights, "seed": config.seed}
     return checkpoint.Model(clip, pairs, jax.device_get(prompt_features), config.temperature, provenance)
 
