@@ -23,7 +23,7 @@ def gaussian_blur(images: Array, sigma: Array | float, max_sigma: float = MAX_SI
       max_sigma: static bound of `sigma`, the size of the compiled window.
     """
     taps = filters.gaussian_taps(sigma, jnp.ceil(2 * jnp.asarray(sigma, jnp.float32)), math.ceil(2 * max_sigma))
-    return filters.separable(images, taps)
+    return jnp.clip(filters.separable(images, taps), 0, 1)
 
 
 def lens_blur(images: Array, radius: int) -> Array:
@@ -33,7 +33,7 @@ def lens_blur(images: Array, radius: int) -> Array:
       images: float32 [..., H, W, C].
       radius: of the disk in px, static, >= 1.
     """
-    return filters.correlate(images, jnp.asarray(disk_kernel(radius)), radius)
+    return jnp.clip(filters.correlate(images, jnp.asarray(disk_kernel(radius)), radius), 0, 1)
 
 
 def motion_blur(images: Array, length: Array | float, angle_degrees: Array | float) -> Array:
@@ -46,7 +46,7 @@ def motion_blur(images: Array, length: Array | float, angle_degrees: Array | flo
     """
     length = jnp.asarray(length, jnp.float32)
     radius = jnp.ceil(length / 2 - 0.5).astype(jnp.int32)
-    return filters.correlate(images, line_kernel(length, angle_degrees), radius)
+    return jnp.clip(filters.correlate(images, line_kernel(length, angle_degrees), radius), 0, 1)
 
 
 def random_motion_blur(images: Array, length: Array | float, key: Array) -> Array:
@@ -57,7 +57,7 @@ def random_motion_blur(images: Array, length: Array | float, key: Array) -> Arra
 def lens_blur_from_table(images: Array, radius: Array) -> Array:
     """`lens_blur` for a traced integer radius, 1 to 8."""
     radius = jnp.asarray(radius).astype(jnp.int32)
-    return filters.correlate(images, jnp.asarray(_disk_kernels())[radius], radius)
+    return jnp.clip(filters.correlate(images, jnp.asarray(_disk_kernels())[radius], radius), 0, 1)
 
 
 def disk_kernel(radius: int) -> np.ndarray:

@@ -42,10 +42,10 @@ def color_shift(images: Array, rows: Array | int, columns: Array | int) -> Array
     """
     height, width = images.shape[-3:-1]
     green = images[..., 1]
-    shifted = jnp.take(green, jnp.clip(jnp.arange(height) - rows, 0, height - 1), axis=-2)
-    shifted = jnp.take(shifted, jnp.clip(jnp.arange(width) - columns, 0, width - 1), axis=-1)
-    blend = _edge_map(luma(images))
-    return images.at[..., 1].set(shifted * blend + green * (1 - blend))
+    shifted = jnp.take(green, jnp.arange(height) - rows, axis=-2, mode="clip")
+    shifted = jnp.take(shifted, jnp.arange(width) - columns, axis=-1, mode="clip")
+    green = green + _edge_map(luma(images)) * (shifted - green)
+    return jnp.stack([images[..., 0], green, images[..., 2]], axis=-1)
 
 
 def random_color_shift(images: Array, amount: Array | float, key: Array) -> Array:

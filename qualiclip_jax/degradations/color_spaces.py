@@ -50,8 +50,9 @@ def lab_to_rgb(lab: Array) -> Array:
 
 
 def luma(images: Array) -> Array:
-    """Rec. 601 luma of RGB images [..., 3]: [...]. Mirrors `kornia.color.rgb_to_grayscale`."""
-    return 0.299 * images[..., 0] + 0.587 * images[..., 1] + 0.114 * images[..., 2]
+    """Luma of Rec. 601, 0.299 R + 0.587 G + 0.114 B, of images [..., 3]. Mirrors `kornia.color.rgb_to_grayscale`."""
+    red, green, blue = images[..., 0], images[..., 1], images[..., 2]
+    return green + 0.299 * (red - green) + 0.114 * (blue - green)
 
 
 def ycbcr_to_rgb(planes: Array) -> Array:

@@ -9,7 +9,7 @@ from qualiclip_jax.degradations import random
 from qualiclip_jax.degradations.table import PARAMETERS
 
 PATCH, REACH, BLOCK = 16, 8, 32  # px
-MAX_PATCHES, MAX_BLOCKS = 100, 10
+MAX_PATCHES, MAX_BLOCKS, MAX_BINS = 100, 10, 20  # of the table
 JITTER_ROUNDS = 5
 
 
@@ -112,13 +112,14 @@ def quantization(images: Array, bins: Array | int) -> Array:
 
     Args:
       images: float32 [..., H, W, 3].
-      bins: number of equal bins over 0..255; may be traced.
+      bins: number of equal bins over 0..255, at most 20; may be traced.
     """
-    value = images * 255
-    edge = jnp.floor(jnp.arange(1, 20, dtype=jnp.float32) * 255 / bins)
+    value = images * 255 - 1e-3  # an 8-bit sample on an edge stays below it, however 1/255 was rounded
+    bins = jnp.asarray(bins).astype(jnp.int32)
     index = (value > 0).astype(jnp.float32)
-    for k in range(19):
-        index += ((value > edge[k]) & (k + 1 < bins)).astype(jnp.float32)
+    for k in range(1, MAX_BINS):
+        edge = k * 255 // bins  # in integers: float division rounds some of them to the wrong side
+        index += ((k < bins) & (value > edge.astype(jnp.float32))).astype(jnp.float32)
     low, high = index.min((-3, -2, -1), keepdims=True), index.max((-3, -2, -1), keepdims=True)
     return jnp.where(high > low, (index - low) / jnp.maximum(high - low, 1), jnp.minimum(index, 1))
 
