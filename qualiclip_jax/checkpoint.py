@@ -92,7 +92,12 @@ def _items(model: Model) -> tuple[dict, dict]:
         "preprocessing": {"mean": list(models.MEAN), "std": list(models.STD), "resize": None},
         "provenance": model.provenance,
     }
-    return jax.device_get({"clip": arrays, "prompt_features": model.prompt_features}), meta
+    return _on_host({"clip": arrays, "prompt_features": model.prompt_features}), meta
+
+
+def _on_host(tree: Any) -> Any:
+    """Copies of the arrays: on a CPU `device_get` gives views, and the next step writes over a donated state."""
+    return jax.tree.map(lambda x: np.array(x, copy=True), jax.device_get(tree))
 
 
 def save_model(path: str | Path, model: Model) -> None:
@@ -239,7 +244,7 @@ class TrainingCheckpoints:
         """
         ocp = _orbax()
         arrays, meta = _items(model)
-        leaves = {f"{i:05d}": leaf for i, leaf in enumerate(jax.device_get(jax.tree.leaves(training)))}
+        leaves = {f"{i:05d}": leaf for i, leaf in enumerate(_on_host(jax.tree.leaves(training)))}
         metrics = None if best is None else {"best": float(best)}
         self._manager.save(
             step,
