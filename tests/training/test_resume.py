@@ -89,7 +89,7 @@ def test_killed_twice_ends_with_the_same_bits(tmp_path, environment, uninterrupt
         process = start(tmp_path, environment)
         wait_for_step(process, tmp_path, step)
         process.kill()
-        process.wait()
+        process.communicate()
     finish(start(tmp_path, environment))
     assert_same_end(tmp_path, uninterrupted)
 
