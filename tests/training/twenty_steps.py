@@ -8,6 +8,7 @@ all processes.
 
 import sys
 from pathlib import Path
+from unittest import mock
 
 import jax
 import numpy as np
@@ -15,15 +16,22 @@ import numpy as np
 from qualiclip_jax import train
 from qualiclip_jax.data import pristine
 from qualiclip_jax.training import build, parallel
+from qualiclip_jax.training import step as step_module
 from qualiclip_jax.training.state import create_state
-from qualiclip_jax.training.step import degrade_batch, train_step
+from qualiclip_jax.training.step import degrade_batch
 
 
 def step_with_pixels(state, batch, *, recipe, axis_name):
-    """A training step that also gives the degraded pixels of the whole batch, [B, L, 2, H, W, 3]."""
-    pixels = degrade_batch(batch["crops"], batch["example"], recipe)
-    new_state, metrics = train_step(state, batch, recipe=recipe, axis_name=axis_name)
-    return new_state, metrics["loss"], jax.lax.all_gather(pixels, axis_name, tiled=True)
+    """A training step that also gives the degraded pixels it trains on, of the whole batch, [B, L, 2, H, W, 3]."""
+    pixels = []
+
+    def degrade_and_keep(crops, example, recipe):
+        pixels.append(degrade_batch(crops, example, recipe))
+        return pixels[0]
+
+    with mock.patch.object(step_module, "degrade_batch", degrade_and_keep):
+        new_state, metrics = step_module.train_step(state, batch, recipe=recipe, axis_name=axis_name)
+    return new_state, metrics["loss"], jax.lax.all_gather(pixels[0], axis_name, tiled=True)
 
 
 def run(devices=None):

@@ -1,0 +1,45 @@
+"""The first twenty steps on one, two and four devices, and on two processes of two devices."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[2]
+STEPS = str(Path(__file__).with_name("twenty_steps.py"))
+COMPILE_FAST = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """`losses N` [20] and `pixels N` [20, B, L, 2, H, W, 3] for 1, 2, 4 devices; "2x2" for two processes of two."""
+    folder = tmp_path_factory.mktemp("runs")
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_COMPILATION_CACHE_DIR": str(folder / "cache")}
+    one = environment | {"XLA_FLAGS": f"{COMPILE_FAST} --xla_force_host_platform_device_count=4"}
+    two = environment | {"XLA_FLAGS": COMPILE_FAST}
+    launch = [sys.executable, str(ROOT / "launch" / "local.py"), "--processes", "2", "--devices", "2", "--"]
+    call([sys.executable, STEPS, str(folder / "one.npz"), "1", "2", "4"], one)
+    call([*launch, sys.executable, STEPS, str(folder / "two.npz")], two)
+    with np.load(folder / "one.npz") as single, np.load(folder / "two.npz") as several:
+        return dict(single) | {"losses 2x2": several["losses 4"], "pixels 2x2": several["pixels 4"]}
+
+
+def call(command, environment):
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("devices", ["2", "4", "2x2"])
+def test_losses_do_not_depend_on_devices(runs, devices):
+    assert runs["losses 1"].shape == (20,)
+    assert len(np.unique(runs["losses 1"])) == 20  # it trains
+    np.testing.assert_allclose(runs[f"losses {devices}"], runs["losses 1"], rtol=1e-5)
+
+
+@pytest.mark.parametrize("devices", ["2", "4", "2x2"])
+def test_degraded_pixels_are_the_same_bit_for_bit(runs, devices):
+    np.testing.assert_array_equal(runs[f"pixels {devices}"], runs["pixels 1"])
+    assert not np.array_equal(runs["pixels 1"][0, :, 0], runs["pixels 1"][0, :, 1])  # levels differ
