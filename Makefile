@@ -16,7 +16,7 @@ test: .venv/test.stamp
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 bench:
-	@echo "Benchmarks print ratios against a baseline in the same run; see benchmarks/README.md:"
+	@echo "Benchmarks print ratios against a baseline in the same run:"
 	@for script in benchmarks/*.py; do \
 		printf '  %-36s %s\n' "python $$script" "$$(sed -n '1s/^"""//;1s/"""$$//;1p' $$script)"; done
 
