@@ -41,16 +41,28 @@ def initialize() -> None:
     coordinator = os.environ.get("QUALICLIP_COORDINATOR", "auto" if _in_slurm_step() else "")
     if not coordinator or jax.distributed.is_initialized():
         return
-    try:
-        if coordinator == "auto":
+    if coordinator != "auto":
+        processes, process = _count_and_index()
+        jax.distributed.initialize(coordinator, num_processes=processes, process_id=process)
+    else:
+        try:
             jax.distributed.initialize()
-        else:
-            processes, process = (int(os.environ[f"QUALICLIP_{name}"]) for name in ("PROCESSES", "PROCESS"))
-            jax.distributed.initialize(coordinator, num_processes=processes, process_id=process)
-    except (KeyError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"cannot join the run at QUALICLIP_COORDINATOR={coordinator}: {reason}") from None
+        except ValueError:  # JAX knows no such place
+            raise UserError(
+                "QUALICLIP_COORDINATOR=auto, but this is no TPU pod and no Slurm or Open MPI step: say who the "
+                "processes are, see launch/README.md"
+            ) from None
     _connect()
+
+
+def _count_and_index() -> tuple[int, int]:
+    values = [os.environ.get(f"QUALICLIP_{name}", "") for name in ("PROCESSES", "PROCESS")]
+    if not all(value.isdigit() for value in values) or int(values[1]) >= int(values[0]):
+        raise UserError(
+            f"QUALICLIP_PROCESSES is {values[0]!r} and QUALICLIP_PROCESS is {values[1]!r}: they must say how many "
+            "processes there are, and which one this is, from 0"
+        )
+    return int(values[0]), int(values[1])
 
 
 def _in_slurm_step() -> bool:

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 
 from qualiclip_jax import checkpoint
+from qualiclip_jax.errors import UserError
+from qualiclip_jax.training import parallel
 from qualiclip_jax.training.metrics import read_metrics
 
 ROOT = Path(__file__).parents[2]
@@ -117,6 +119,22 @@ def test_checkpoints_of_several_processes_are_whole(chain):
     assert max(saved[2]) == 20
     trained, initial = checkpoint.load_model(workdir), checkpoint.load_model(workdir / "checkpoints" / "initial")
     assert trained.fingerprint != initial.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"COORDINATOR": "127.0.0.1:9", "PROCESSES": "2"}, "QUALICLIP_PROCESS is ''"),
+        ({"COORDINATOR": "127.0.0.1:9", "PROCESSES": "2", "PROCESS": "2"}, "from 0"),
+        ({"COORDINATOR": "auto"}, "no TPU pod and no Slurm"),
+    ],
+)
+def test_variables_that_do_not_say_who_the_processes_are(monkeypatch, variables, message):
+    for name, value in variables.items():
+        monkeypatch.setenv(f"QUALICLIP_{name}", value)
+    monkeypatch.setattr("jax._src.xla_bridge.backends_are_initialized", lambda: False)  # other tests use devices
+    with pytest.raises(UserError, match=message):
+        parallel.initialize()
 
 
 def test_interrupt_stops_all_at_the_same_step(environment):
