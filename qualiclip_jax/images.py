@@ -10,7 +10,6 @@ import io
 import os
 import re
 import stat
-import tempfile
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -28,6 +27,7 @@ from PIL import (
     WebPImagePlugin,  # noqa: F401
 )
 
+from qualiclip_jax import html
 from qualiclip_jax.errors import UserError
 
 T = TypeVar("T")
@@ -137,26 +137,20 @@ def write_image(path: str | os.PathLike, image: np.ndarray) -> None:
     Args:
       path: where; an existing file is replaced.
       image: uint8 [H, W, 3], or float [H, W, 3] in [0, 1].
+
+    Raises:
+      ValueError: on an extension that stands for no format.
     """
     image = np.asarray(image)
     if image.dtype != np.uint8:
         image = np.round(np.clip(image, 0, 1) * 255).astype(np.uint8)
     path = Path(path)
-    file, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix)
-    os.close(file)
-    try:
-        Image.fromarray(image).save(temporary)
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-
-
-def _umask() -> int:
-    mask = os.umask(0o022)
-    os.umask(mask)
-    return mask
+    format = Image.registered_extensions().get(path.suffix.lower())
+    if format is None:
+        raise ValueError(f"unknown file extension: {path.suffix}")
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, format)
+    html.write(path, buffer.getvalue())
 
 
 def _walk(folder: str | os.PathLike) -> list[Path]:

@@ -142,7 +142,10 @@ def score_to_table(model: "QualiCLIP", paths: Sequence[str], table: "Table") -> 
     if known:
         print(f"{len(known)} of {len(share)} were scored by an earlier run", file=sys.stderr)
     table.start(list(known.values()))
-    table.append(score(model, share, known))
+    try:
+        table.append(score(model, share, known))
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("the same command goes on from here") from None
     return table.finish(paths)
 
 

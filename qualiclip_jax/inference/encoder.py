@@ -53,7 +53,7 @@ class Encoder:
             tokens, most = (height // image.patch_size) * (width // image.patch_size), machine.most_tokens(config)
             if tokens > most:
                 megapixels = most * image.patch_size**2 / 1e6
-                return f"{height} x {width} pixels are too many for this model here (at most {megapixels:.0f} million)"
+                return f"{height} x {width} pixels are more than this model takes here ({megapixels:.0f} million)"
         return None
 
     def is_huge(self, height: int, width: int) -> bool:
@@ -128,9 +128,24 @@ class Encoder:
         return jax.jit(self._pool, compiler_options=machine.compiler_options())
 
     def _attributes(self, state: Any, images: jax.Array, sizes: jax.Array | None) -> jax.Array:
-        """images uint8 or float in [0, 1] [N, H, W, 3], sizes as in `CLIP.encode_image` -> float32 [N, P]."""
-        features = nnx.merge(self._graph, state)(_normalised(images), sizes)
-        return self._quality(features)
+        """images uint8 or float in [0, 1] [N, H, W, 3], sizes as in `CLIP.encode_image` -> float32 [N, P].
+
+        Where activations are large, a CPU is faster with few images at a time: they stay in its caches.
+        """
+        encoder = nnx.merge(self._graph, state)
+        count, height, width = images.shape[:3]
+        most = machine.slice_images(height * width)
+        if sizes is None or count <= most or not self._can_tile():
+            return self._quality(encoder(_normalised(images), sizes))
+        each = next(k for k in range(most, 0, -1) if count % k == 0)
+
+        def early(part: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+            x, area = encoder.early(_normalised(part[0]), part[1])
+            return x, area.sizes
+
+        parts = (images.reshape(-1, each, height, width, 3), sizes.reshape(-1, each, 2))
+        x, sizes = (y.reshape(count, *y.shape[2:]) for y in jax.lax.map(early, parts))
+        return self._quality(encoder.pool(*encoder.late(x, Area(sizes)), encoder.position))
 
     def _tokens(self, state: Any, tile: jax.Array, size: jax.Array) -> jax.Array:
         """A tile [1, H, W, 3] and its valid size [1, 2] -> what reaches the attention pool, [1, H / 32, W / 32, C]."""

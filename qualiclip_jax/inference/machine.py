@@ -1,13 +1,16 @@
 """What depends on the machine: compiler options, memory, and what things cost."""
 
 import functools
+import os
 import platform
+import sys
 
 import jax
 import numpy as np
 
 from qualiclip_jax.inference.buckets import Costs
 from qualiclip_jax.models import CLIPConfig, ResNetConfig
+from qualiclip_jax.models.layers import SLICE
 
 # 1 x 1 convolutions and other matrix products through a library of kernels: 10 to 25 % faster on x86, experimental.
 _FAST_CPU = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT"}
@@ -27,6 +30,11 @@ def compiler_options() -> dict[str, str]:
     except Exception:  # unknown option, or one that this processor does not support
         return {}
     return _FAST_CPU if np.array_equal(product, np.maximum(a @ b, 0)) else {}
+
+
+def slice_images(pixels: int) -> int:
+    """How many images of so many pixels the early stages of a ResNet take at once."""
+    return max(1, 120_000 // pixels) if jax.default_backend() == "cpu" else sys.maxsize
 
 
 def costs(config: CLIPConfig) -> Costs:
@@ -60,8 +68,11 @@ def whole_image_pixels(config: CLIPConfig, pixels: int) -> float:
 
 
 def most_tokens(config: CLIPConfig) -> int:
-    """How many tokens of an image a ViT may take: its attention holds heads x tokens^2 numbers."""
-    return int((_memory() / (8 * config.image.heads)) ** 0.5)
+    """How many tokens of an image a ViT may take: one slice of its attention, and what a block computes of each."""
+    memory = _memory()
+    if jax.default_backend() == "cpu" and hasattr(os, "sysconf"):
+        memory = max(memory, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2)
+    return int(memory / (4 * (3 * SLICE * config.image.heads + 12 * config.image.width)))
 
 
 @functools.cache

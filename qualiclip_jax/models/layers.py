@@ -88,8 +88,13 @@ class BatchNorm(nnx.Module):
         return mean, var
 
 
+MANY_TOKENS, SLICE = 2048, 256  # above the first, the queries of an attention go in slices of the second
+
+
 def attention(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array | None) -> jax.Array:
     """Scaled dot-product attention; the softmax is computed in float32.
+
+    Many tokens attend in slices of `SLICE`, so that memory grows with T, not with T squared.
 
     Args:
       q, k, v: float [N, T, heads, d].
@@ -98,10 +103,20 @@ def attention(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array | None) 
     Returns:
       [N, T, heads, d] in the type of v.
     """
-    logits = jnp.einsum("nqhd,nkhd->nhqk", q * q.shape[-1] ** -0.5, k, preferred_element_type=jnp.float32)
-    if mask is not None:
-        logits = jnp.where(mask, logits, -jnp.inf)
-    return jnp.einsum("nhqk,nkhd->nqhd", jax.nn.softmax(logits).astype(v.dtype), v)
+
+    def attend(q: jax.Array) -> jax.Array:
+        logits = jnp.einsum("nqhd,nkhd->nhqk", q * q.shape[-1] ** -0.5, k, preferred_element_type=jnp.float32)
+        if mask is not None:
+            logits = jnp.where(mask, logits, -jnp.inf)
+        return jnp.einsum("nhqk,nkhd->nqhd", jax.nn.softmax(logits).astype(v.dtype), v)
+
+    n, t, *head = q.shape
+    if t <= MANY_TOKENS or (mask is not None and mask.shape[-2] > 1):
+        return attend(q)
+    slices = -(-t // SLICE)
+    q = jnp.pad(q, ((0, 0), (0, slices * SLICE - t), (0, 0), (0, 0)))
+    attended = jax.lax.map(attend, jnp.moveaxis(q.reshape(n, slices, SLICE, *head), 1, 0))
+    return jnp.moveaxis(attended, 0, 1).reshape(n, slices * SLICE, *head)[:, :t]
 
 
 class Block(nnx.Module):

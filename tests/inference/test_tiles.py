@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_models import make_model
 
-from qualiclip_jax.inference import tiles
-from qualiclip_jax.models import ResNetConfig
+from qualiclip_jax.inference import machine, tiles
+from qualiclip_jax.models import CLIPConfig, ResNetConfig
 
 
 @settings(deadline=None, max_examples=300)
@@ -43,6 +44,29 @@ def test_tiles_score_as_the_whole_image(resnet, size):
     cut = tiles.layout(*size, tiles.halo_tokens(encoder.config.image), 60_000)
     assert len(cut.rows) * len(cut.columns) > 4
     np.testing.assert_allclose(encoder.score_in_tiles(image, 60_000)[0], resnet.attributes(image)[0], atol=1e-5)
+
+
+def test_12_megapixels_in_tiles_score_as_the_whole_image():
+    """With the depth of RN50, so with its halo; narrow, so that the whole image fits as well."""
+    model = make_model(CLIPConfig(embed_dim=32, image=ResNetConfig(layers=(3, 4, 6, 3), width=4, heads=4)))
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (3000, 4000, 3), dtype=np.uint8)
+    image[:1500, 1000:] //= 3
+    image[2000:, :3000] |= 128
+    assert not model._encoder.is_huge(*image.shape[:2])
+    tiled = model._encoder.score_in_tiles(image, 4e6)[0]
+    np.testing.assert_allclose(tiled, model.attributes(image)[0], atol=1e-5)
+
+
+def test_huge_images_go_in_tiles_by_themselves(resnet, monkeypatch):
+    image = np.random.default_rng(0).integers(0, 256, (300, 500, 3), dtype=np.uint8)
+    whole = resnet.score([image[:100], image])
+    monkeypatch.setattr(machine, "whole_image_pixels", lambda config, pixels: 50_000)
+    calls = []
+    tiled = resnet._encoder.score_in_tiles
+    monkeypatch.setattr(resnet._encoder, "score_in_tiles", lambda image: calls.append(image.shape) or tiled(image))
+    np.testing.assert_allclose(resnet.score([image[:100], image]), whole, atol=1e-5)
+    assert calls == [image.shape]
 
 
 def test_the_halo_is_no_larger_than_it_must_be(resnet):
