@@ -102,27 +102,33 @@ def degrade_pairs(
     if strategy not in (None, *STRATEGIES):
         raise UserError(f"no strategy {strategy!r}; there are {', '.join(STRATEGIES)}")
     check_shape(crops.shape)
-    strategy = strategy or default_strategy()
-    types = type_index.reshape(len(crops), -1)  # [B, D]
-    level = jnp.arange(1, levels + 1)
+    batch = len(crops)
+    types = type_index.reshape(batch, -1)  # [B, D]
+    keys = key if key.ndim else _fold_in_each(key, batch)
+    keys = jax.vmap(_fold_in_each, in_axes=(0, None))(keys, types.shape[1])  # [B, D]
+
     branches = [lambda images, level, key: images] + [functools.partial(apply, name) for name in TYPES]
-    if strategy == "levels":
+    image, level = jnp.arange(batch), jnp.arange(1, levels + 1)
+    at_once = (strategy or default_strategy()) == "levels"
+    if at_once:
         branches = [jax.vmap(branch, in_axes=(0, 0, None)) for branch in branches]
+        level = jnp.broadcast_to(level, (batch, levels))
+    else:
+        image, level = jnp.repeat(image, levels), jnp.tile(level, batch)
 
-    def one_image(example):
-        crops, types, key = example
-        crops = crops.astype(jnp.float32) / 255 if crops.dtype == jnp.uint8 else crops.astype(jnp.float32)
-        steps = types + 1, _fold_in_each(key, len(types))
+    def degrade_one(place):
+        image, level = place
+        images = crops[image].astype(jnp.float32)
+        images = images / 255 if crops.dtype == jnp.uint8 else images
+        images = jnp.broadcast_to(images, (levels, *images.shape)) if at_once else images
 
-        def one_step(level):
-            return lambda images, step: (jax.lax.switch(step[0], branches, images, level, step[1]), None)
+        def one_type(images, step):
+            kind, key = step
+            return jax.lax.switch(kind + 1, branches, images, level, key), None
 
-        if strategy == "levels":
-            return jax.lax.scan(one_step(level), jnp.broadcast_to(crops, (levels, *crops.shape)), steps)[0]
-        return jax.lax.map(lambda level: jax.lax.scan(one_step(level), crops, steps)[0], level)
+        return jax.lax.scan(one_type, images, (types[image], keys[image]))[0]
 
-    keys = key if key.ndim else _fold_in_each(key, len(crops))
-    return jax.lax.map(one_image, (crops, types, keys))
+    return jax.lax.map(degrade_one, (image, level)).reshape(batch, levels, *crops.shape[1:])
 
 
 def default_strategy() -> str:

@@ -5,41 +5,37 @@ Source: the degradation model of ARNIQA (Agnolucci et al., WACV 2024), which Qua
 
 LEVELS = 5
 
+# group, type, what its parameter is, the parameter at levels 1 to 5
+_TABLE = (
+    ("blur", "gaussian_blur", "standard deviation, px", (0.1, 0.5, 1, 2, 5)),
+    ("blur", "lens_blur", "radius of the disk, px", (1, 2, 4, 6, 8)),
+    ("blur", "motion_blur", "length of the path, px", (1, 2, 4, 6, 10)),
+    ("color_distortion", "color_diffusion", "k: Lab a, b blurred by 1.5 k + 2 px, times k", (1, 3, 6, 8, 12)),
+    ("color_distortion", "color_shift", "displacement of green, px", (1, 3, 6, 8, 12)),
+    ("color_distortion", "hsv_saturation", "factor of S", (0.4, 0.2, 0.1, 0, -0.4)),
+    ("color_distortion", "lab_saturation", "factor of Lab a, b", (1, 2, 3, 6, 9)),
+    ("compression", "jpeg2000", "compression ratio", (16, 32, 45, 120, 170)),
+    ("compression", "jpeg", "quality", (43, 36, 24, 7, 4)),
+    ("noise", "white_noise", "variance", (0.001, 0.002, 0.003, 0.005, 0.01)),
+    ("noise", "ycbcr_noise", "variance in YCbCr", (0.0001, 0.0005, 0.001, 0.002, 0.003)),
+    ("noise", "impulse_noise", "fraction of samples", (0.001, 0.005, 0.01, 0.02, 0.03)),
+    ("noise", "multiplicative_noise", "variance of the factor", (0.001, 0.005, 0.01, 0.02, 0.05)),
+    ("brightness", "brighten", "twice the rise of mid-grey", (0.1, 0.2, 0.4, 0.7, 1.1)),
+    ("brightness", "darken", "twice the fall of mid-grey", (0.05, 0.1, 0.2, 0.4, 0.8)),
+    ("brightness", "mean_shift", "added", (0, 0.08, -0.08, 0.15, -0.15)),
+    ("spatial", "jitter", "standard deviation a round, px", (0.05, 0.1, 0.2, 0.5, 1)),
+    ("spatial", "non_eccentricity_patch", "patches", (20, 40, 60, 80, 100)),
+    ("spatial", "pixelate", "k: shrunk by 0.95 - k^0.6", (0.01, 0.05, 0.1, 0.2, 0.5)),
+    ("spatial", "quantization", "bins", (20, 16, 13, 10, 7)),
+    ("spatial", "color_block", "squares", (2, 4, 6, 8, 10)),
+    ("sharpness_contrast", "sharpen", "amount", (1, 2, 3, 6, 12)),
+    ("sharpness_contrast", "linear_contrast", "change of slope", (0, 0.15, -0.4, 0.3, -0.6)),
+    ("sharpness_contrast", "nonlinear_contrast", "half the range left", (0.4, 0.3, 0.2, 0.1, 0.05)),
+)
+
+TYPES: tuple[str, ...] = tuple(name for _, name, _, _ in _TABLE)
 GROUPS: dict[str, tuple[str, ...]] = {
-    "blur": ("gaussian_blur", "lens_blur", "motion_blur"),
-    "color_distortion": ("color_diffusion", "color_shift", "hsv_saturation", "lab_saturation"),
-    "compression": ("jpeg2000", "jpeg"),
-    "noise": ("white_noise", "ycbcr_noise", "impulse_noise", "multiplicative_noise"),
-    "brightness": ("brighten", "darken", "mean_shift"),
-    "spatial": ("jitter", "non_eccentricity_patch", "pixelate", "quantization", "color_block"),
-    "sharpness_contrast": ("sharpen", "linear_contrast", "nonlinear_contrast"),
+    group: tuple(name for g, name, _, _ in _TABLE if g == group) for group in dict.fromkeys(row[0] for row in _TABLE)
 }
-
-TYPES: tuple[str, ...] = tuple(name for names in GROUPS.values() for name in names)
-
-PARAMETERS: dict[str, tuple[float, ...]] = {
-    "gaussian_blur": (0.1, 0.5, 1, 2, 5),  # standard deviation, px
-    "lens_blur": (1, 2, 4, 6, 8),  # radius of the disk, px
-    "motion_blur": (1, 2, 4, 6, 10),  # length of the path, px
-    "color_diffusion": (1, 3, 6, 8, 12),  # factor of Lab a and b after a blur of standard deviation 1.5 k + 2 px
-    "color_shift": (1, 3, 6, 8, 12),  # displacement of the green channel, px
-    "hsv_saturation": (0.4, 0.2, 0.1, 0, -0.4),  # factor of S
-    "lab_saturation": (1, 2, 3, 6, 9),  # factor of a and b
-    "jpeg2000": (16, 32, 45, 120, 170),  # compression ratio
-    "jpeg": (43, 36, 24, 7, 4),  # quality, 1 to 100
-    "white_noise": (0.001, 0.002, 0.003, 0.005, 0.01),  # variance
-    "ycbcr_noise": (0.0001, 0.0005, 0.001, 0.002, 0.003),  # variance
-    "impulse_noise": (0.001, 0.005, 0.01, 0.02, 0.03),  # fraction of the samples
-    "multiplicative_noise": (0.001, 0.005, 0.01, 0.02, 0.05),  # variance of the factor
-    "brighten": (0.1, 0.2, 0.4, 0.7, 1.1),  # twice the rise of mid-grey
-    "darken": (0.05, 0.1, 0.2, 0.4, 0.8),  # twice the fall of mid-grey
-    "mean_shift": (0, 0.08, -0.08, 0.15, -0.15),  # added to every sample
-    "jitter": (0.05, 0.1, 0.2, 0.5, 1),  # standard deviation of the displacement of a round, px
-    "non_eccentricity_patch": (20, 40, 60, 80, 100),  # number of patches
-    "pixelate": (0.01, 0.05, 0.1, 0.2, 0.5),  # strength k; the image shrinks by the factor 0.95 - k^0.6
-    "quantization": (20, 16, 13, 10, 7),  # number of bins
-    "color_block": (2, 4, 6, 8, 10),  # number of squares
-    "sharpen": (1, 2, 3, 6, 12),  # amount of the unsharp mask
-    "linear_contrast": (0, 0.15, -0.4, 0.3, -0.6),  # change of slope
-    "nonlinear_contrast": (0.4, 0.3, 0.2, 0.1, 0.05),  # half the range of the output
-}
+MEANINGS: dict[str, str] = {name: meaning for _, name, meaning, _ in _TABLE}
+PARAMETERS: dict[str, tuple[float, ...]] = {name: values for _, name, _, values in _TABLE}

@@ -1,0 +1,71 @@
+"""python -m qualiclip_jax.degradations: look at the 24 degradations of a photograph, or write one of them."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from qualiclip_jax import cli
+from qualiclip_jax.degradations.table import LEVELS, TYPES
+from qualiclip_jax.errors import UserError
+
+
+def main(argv: Sequence[str]) -> int | None:
+    """Writes a contact sheet, or with `--type` one degraded photograph."""
+    parser = argparse.ArgumentParser(
+        prog="python -m qualiclip_jax.degradations",
+        description=__doc__.split(": ")[1],
+        epilog=f"types: {', '.join(TYPES)}",
+    )
+    parser.add_argument("photo", help="image file")
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE", help="what to write (default: PHOTO_degradations.png, PHOTO_TYPE_LEVEL.png)"
+    )
+    parser.add_argument("--type", metavar="NAME", help="write the photo degraded by this type, at its own size")
+    parser.add_argument("--level", type=int, metavar="K", help=f"with --type: 1 (mild) to {LEVELS} (default: 3)")
+    parser.add_argument(
+        "--size", type=int, default=224, metavar="PX", help="of the square that the sheet shows degraded (default: 224)"
+    )
+    parser.add_argument("--tile", type=int, default=160, metavar="PX", help="of the sheet, shown size (default: 160)")
+    parser.add_argument("--seed", type=int, default=0, help="of the random types (default: 0)")
+    arguments = parser.parse_args(argv)
+    _check(arguments)
+
+    from qualiclip_jax.degradations import gallery
+    from qualiclip_jax.images import read_image, write_image
+
+    photo = read_image(arguments.photo)
+    if arguments.type is None:
+        image = gallery.contact_sheet(photo, arguments.size, arguments.tile, arguments.seed)
+    else:
+        image = gallery.degrade_photo(photo, arguments.type, arguments.level, arguments.seed)
+    try:
+        write_image(arguments.out, image)
+    except OSError as error:
+        raise UserError(f"{arguments.out}: cannot be written ({error.strerror or error})") from None
+    print(f"wrote {arguments.out} ({image.shape[1]} x {image.shape[0]} px)")
+    return cli.DONE
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    """Fills in what was left out, and raises UserError before any work is done in vain."""
+    if arguments.type is not None and arguments.type not in TYPES:
+        raise UserError(f"--type {arguments.type}: no such degradation; there are {', '.join(TYPES)}")
+    if arguments.level is not None and arguments.type is None:
+        raise UserError("--level goes with --type; the sheet shows all levels")
+    if arguments.level is not None and not 1 <= arguments.level <= LEVELS:
+        raise UserError(f"--level {arguments.level}: levels go from 1 to {LEVELS}")
+    arguments.level = arguments.level or 3
+    if arguments.out is None:
+        kind = "degradations" if arguments.type is None else f"{arguments.type}_{arguments.level}"
+        arguments.out = Path(f"{Path(arguments.photo).stem}_{kind}.png")
+    if arguments.out.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"):
+        raise UserError(f"--out {arguments.out}: the name must end in .png, .jpg, .webp, .bmp or .tif")
+    folder = arguments.out.parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise UserError(f"--out {arguments.out}: no folder {folder} that can be written to")
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))
