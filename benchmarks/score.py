@@ -29,7 +29,7 @@ from qualiclip_jax import cli
 
 PARTS = ("batch", "mixed", "large", "huge", "start")
 COMMON = [(480, 640), (640, 480), (375, 500), (500, 375), (600, 800), (768, 1024), (1024, 768), (512, 512)]
-ROUNDS = 5
+ROUNDS = 3
 TEMPERATURE = 20.0  # keeps the scores of random weights off 0 and 1, so that their comparison means something
 MEGAPIXELS_12, MEGAPIXELS_100 = (3000, 4000), (8660, 11547)
 HAVE_TORCH = importlib.util.find_spec("torch") is not None
@@ -137,8 +137,8 @@ def batch(model, theirs) -> None:
 
 def mixed(model, theirs) -> None:
     rng = np.random.default_rng(0)
-    sizes = [COMMON[k] for k in rng.integers(len(COMMON), size=36)]
-    sizes += [tuple(size) for size in rng.integers(224, 1024, (12, 2)).tolist()]
+    sizes = [COMMON[k] for k in rng.integers(len(COMMON), size=24)]
+    sizes += [tuple(size) for size in rng.integers(224, 1024, (8, 2)).tolist()]
     with tempfile.TemporaryDirectory() as folder:
         paths = [f"{folder}/{k}.jpg" for k in range(len(sizes))]
         for k, (path, size) in enumerate(zip(paths, sizes)):

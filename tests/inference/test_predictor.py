@@ -109,13 +109,14 @@ def test_apply_is_a_loss_that_gradient_ascent_raises(resnet, photos):
     assert resnet.apply(image) > resnet.apply(before) + 1e-3
 
 
-@pytest.mark.skip(reason="fails on a loaded machine, not yet understood")
 def test_apply_agrees_with_finite_differences(resnet, photos):
     image = jnp.asarray(photos[0], jnp.float32) / 255 * 0.5 + 0.25
-    direction = np.random.default_rng(0).normal(size=image.shape).astype(np.float32)
-    step = 1e-3
-    slope = (resnet.apply(image + step * direction) - resnet.apply(image - step * direction)) / (2 * step)
-    np.testing.assert_allclose(jnp.vdot(jax.grad(resnet.apply)(image), direction), slope, rtol=0.05)
+    score = jax.jit(resnet.apply)
+    gradient = jax.jit(jax.grad(resnet.apply))(image)
+    direction = gradient / jnp.abs(gradient).max()
+    step = 1e-4  # small: the network has a kink at every ReLU
+    slope = (score(image + step * direction) - score(image - step * direction)) / (2 * step)
+    np.testing.assert_allclose(jnp.vdot(gradient, direction), slope, rtol=0.01)
 
 
 def test_saved_and_loaded_gives_the_same_bits(resnet, photos, tmp_path):
