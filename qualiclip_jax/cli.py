@@ -18,8 +18,9 @@ COMMANDS = {
     "evaluate": "correlation with human opinion, and the synthetic benchmark",
     "convert": "PyTorch or Hugging Face weights to a checkpoint of this project",
     "data": "list and prepare data sets",
+    "degradations": "look at the 24 degradations",
 }
-PACKAGES = ("data",)  # commands whose module is a package: its `__main__` is what runs
+PACKAGES = ("data", "degradations")  # commands whose module is a package: its `__main__` is what runs
 
 
 def run(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None = None) -> int:
