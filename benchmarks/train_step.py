@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from qualiclip_jax import train
-from qualiclip_jax.training import build, metrics
+from qualiclip_jax.training import build, flops, metrics
 from qualiclip_jax.training.state import create_state
 from qualiclip_jax.training.step import degrade_batch, gradients, loss_fn, train_step
 
@@ -62,13 +62,13 @@ def main() -> None:
         until_here = seconds(compiled, *arguments, repeats=args.repeats)
         rows.append((name.replace("whole step", "rest"), until_here - before, compile_seconds))
         before = until_here
-        flops = compiled.cost_analysis().get("flops", 0.0) if compiled.cost_analysis() else 0.0
+        operations = flops.count(function, *arguments)
     for name, part, compile_seconds in rows:
         print(f"{name.removeprefix('+ '):14s} {1e3 * part:10.1f} {part / before:7.1%} {compile_seconds:10.1f}")
     print(f"{'step':14s} {1e3 * before:10.1f} {1:7.1%}\n")
-    rate = metrics.matmul_rate(config.model.compute_dtype)
+    rate = flops.matmul_rate(config.model.compute_dtype)
     print(f"{b / before:.1f} images/s, {b * 2 * levels / before:.1f} crops/s")
-    achieved = flops / before
+    achieved = operations / before
     print(f"{achieved / 1e9:.1f} GFLOP/s of {rate / 1e9:.1f} measured in a matrix product: {achieved / rate:.1%}")
     print(metrics.device_memory() or "device memory: not told by this device")
 

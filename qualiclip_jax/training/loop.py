@@ -16,7 +16,7 @@ from qualiclip_jax import checkpoint, degradations
 from qualiclip_jax.data import pristine
 from qualiclip_jax.errors import UserError
 from qualiclip_jax.progress import Progress
-from qualiclip_jax.training import build, evals, metrics, parallel, pictures, workdir
+from qualiclip_jax.training import build, evals, flops, metrics, parallel, pictures, workdir
 from qualiclip_jax.training import config as config_lib
 from qualiclip_jax.training.state import Recipe, TrainState, create_state
 from qualiclip_jax.training.step import degrade_batch, draw_types, train_step
@@ -294,7 +294,6 @@ class _Speedometer:
 
     def __init__(self, config: ConfigDict, step: int):
         self._batch_size = config.batch_size
-        self._accumulate = config.optimizer.accumulate
         self._dtype = config.model.compute_dtype
         self.flops_per_step: float | None = None
         self._peak = 0.0
@@ -312,11 +311,10 @@ class _Speedometer:
         return _Stopwatch(lambda seconds: setattr(self, "_excluded", self._excluded + seconds))
 
     def estimate_flops(self, compiled, state, batch) -> None:
-        """Asks XLA for the operations of a step, and measures what the device can do."""
+        """Counts the operations of a step, and measures what the device can do."""
         with self.paused():
-            flops = metrics.step_flops(compiled, state, batch)
-            self.flops_per_step = (flops or 0.0) * self._accumulate
-            self._peak = metrics.matmul_rate(self._dtype)
+            self.flops_per_step = flops.count(compiled, state, batch)
+            self._peak = flops.matmul_rate(self._dtype)
 
     def read(self, step: int) -> dict[str, float]:
         """The figures since the last reading."""

@@ -95,30 +95,3 @@ def device_memory() -> dict[str, float]:
     """Peak memory of the first local device in GiB, where the device tells it (GPU, TPU)."""
     stats = jax.local_devices()[0].memory_stats() or {}
     return {"device_memory_gib": stats["peak_bytes_in_use"] / 2**30} if "peak_bytes_in_use" in stats else {}
-
-
-def matmul_rate(dtype: str) -> float:
-    """Measured matrix-multiplication rate of one device in FLOP/s: what utilisation is compared with."""
-    import time
-
-    import jax.numpy as jnp
-
-    side = 1024 if jax.default_backend() == "cpu" else 8192
-    a = jnp.ones((side, side), dtype)
-    multiply = jax.jit(lambda x: x @ x)
-    multiply(a).block_until_ready()
-    times = []
-    for _ in range(3):
-        start = time.perf_counter()
-        multiply(a).block_until_ready()
-        times.append(time.perf_counter() - start)
-    return 2 * side**3 / min(times)
-
-
-def step_flops(step, state, batch) -> float | None:
-    """XLA's estimate of the floating-point operations of one step on one device; None where it gives none.
-
-    Loops count once: a batch-sequential degradation is under-counted, the encoder is not.
-    """
-    analysis = step.lower(state, batch).cost_analysis()
-    return analysis.get("flops") if analysis else None

@@ -1,0 +1,56 @@
+"""How much of the device a step uses: operations counted in the traced program, and the measured rate of a product."""
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax.extend import core
+
+
+def count(function: Callable, *args: Any) -> float:
+    """Floating-point operations of the matrix products and convolutions of a call, on one device.
+
+    Counted in the traced program, whatever the device makes of it: a multiplication and an addition are two, a loop
+    counts as often as it runs (a `while` of unknown length once), a condition as its largest branch. cuDNN's fused
+    attention is not counted, 3 % of ViT-B/16 at 224 px.
+
+    Args:
+      function: traceable, compiled or not; its arguments may be arrays or `jax.ShapeDtypeStruct`.
+    """
+    return _of_program(jax.make_jaxpr(function)(*args).jaxpr)
+
+
+def _of_program(jaxpr: core.Jaxpr) -> float:
+    return sum(map(_of_equation, jaxpr.eqns))
+
+
+def _of_equation(equation: core.JaxprEqn) -> float:
+    name, params = equation.primitive.name, equation.params
+    if name == "dot_general":
+        (contracted, _), _ = params["dimension_numbers"]
+        left = equation.invars[0].aval.shape
+        return 2.0 * math.prod(equation.outvars[0].aval.shape) * math.prod(left[axis] for axis in contracted)
+    if name == "conv_general_dilated":
+        kernel = equation.invars[1].aval.shape
+        outputs = kernel[params["dimension_numbers"].rhs_spec[0]]
+        return 2.0 * math.prod(equation.outvars[0].aval.shape) * math.prod(kernel) / outputs
+    inner = [_of_program(jaxpr) for jaxpr in core.jaxprs_in_params(params)]
+    if name == "cond":
+        return max(inner)
+    return sum(inner) * (params["length"] if name == "scan" else 1)
+
+
+def matmul_rate(dtype: str) -> float:
+    """Measured rate of a large matrix product on one device, FLOP/s: what the utilisation is compared with."""
+    side = 1024 if jax.default_backend() == "cpu" else 8192
+    a = jax.random.normal(jax.random.key(0), (side, side), dtype)  # zeros or ones would flatter a GPU
+    multiply = jax.jit(lambda x: x @ x)
+    multiply(a).block_until_ready()
+    times = []
+    for _ in range(5):
+        start = time.perf_counter()
+        multiply(a).block_until_ready()
+        times.append(time.perf_counter() - start)
+    return 2 * side**3 / min(times)
