@@ -9,6 +9,8 @@ import itertools
 import jax
 import jax.numpy as jnp
 
+ACROSS = 2  # levels between two images that `across_images_loss` compares
+
 
 def consistency_loss(similarity: jax.Array, margin: float) -> jax.Array:
     """Two crops degraded alike must be equally similar to a prompt.
@@ -81,6 +83,46 @@ def margin_losses(
 
     losses = jax.vmap(one_pair, in_axes=-1, out_axes=-1)(sim_pos, sim_neg)  # each [B, P]
     return {name: value.mean(-1) for name, value in losses.items()}
+
+
+def across_images_loss(
+    sim_pos: jax.Array,
+    sim_neg: jax.Array,
+    all_pos: jax.Array,
+    all_neg: jax.Array,
+    first: jax.Array | int,
+    margin: float,
+) -> jax.Array:
+    """Ours, not the paper's: images are ranked against each other where their levels are at least `ACROSS` apart.
+
+    The ranking losses compare an image with itself alone, so the score of one photo at level 2 may lie below that of
+    another at level 5. CLIP's pretraining makes up for it; a network from scratch learns it here. Levels of different
+    types are not equally bad: hence the distance.
+
+    Args:
+      sim_pos: float [B, L, 2, P], cosine similarities to the positive prompts.
+      sim_neg: the same for the negative prompts.
+      all_pos: float [N, L, 2, P], the positive similarities of the whole batch, images [first, first + B) being these.
+      all_neg: the same for the negative prompts.
+      first: index of the first image in the whole batch; may be traced.
+      margin: as in `ranking_loss`.
+
+    Returns:
+      float [B]: for each image the sum over level and crop pairs, averaged over the other images and over the pairs of
+      prompts, positive and negative added; 0 if there is no other image.
+    """
+    total = len(all_pos)
+    other = jnp.arange(total) != jnp.arange(len(sim_pos))[:, None] + first  # [B, N]
+    pairs = [(i, j) for i, j in itertools.combinations(range(sim_pos.shape[1]), 2) if j - i >= ACROSS]
+    milder, stronger = (jnp.array(levels) for levels in zip(*pairs))
+
+    def ranked(falling: jax.Array, all_falling: jax.Array) -> jax.Array:
+        s_i = falling[:, None, milder, :, None]  # [B, 1, level pairs, crop a, 1, P]
+        s_j = all_falling[None, :, stronger, None, :]  # [1, N, level pairs, 1, crop b, P]
+        hinge = jax.nn.relu(s_j - s_i + margin).sum((2, 3, 4)).mean(-1)  # [B, N]
+        return jnp.where(other, hinge, 0).sum(1) / max(total - 1, 1)
+
+    return ranked(sim_pos, all_pos) + ranked(-sim_neg, -all_neg)
 
 
 def rank_accuracy(sim_pos: jax.Array, sim_neg: jax.Array) -> jax.Array:

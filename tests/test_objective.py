@@ -77,3 +77,25 @@ def test_rank_accuracy_counts_ordered_pairs():
 def test_wrong_shapes_are_refused(shape):
     with pytest.raises(ValueError, match="similarities must both be"):
         objective.margin_losses(jnp.zeros(shape), jnp.zeros(shape), **MARGINS)
+
+
+def test_across_images_equals_the_written_out_loops():
+    rng = np.random.default_rng(0)
+    all_pos, all_neg = rng.uniform(-0.3, 0.3, (2, 4, 5, 2, 3)).astype(np.float32)
+    losses = objective.across_images_loss(*map(jnp.array, (all_pos[1:3], all_neg[1:3], all_pos, all_neg)), 1, 0.1)
+    expected = []
+    for k in (1, 2):
+        hinges = [
+            max(0.0, all_pos[n, j, b, p] - all_pos[k, i, a, p] + 0.1)
+            + max(0.0, all_neg[k, i, a, p] - all_neg[n, j, b, p] + 0.1)
+            for n in range(4) if n != k
+            for i, j in ((0, 2), (0, 3), (0, 4), (1, 3), (1, 4), (2, 4))
+            for a, b, p in itertools.product((0, 1), (0, 1), (0, 1, 2))
+        ]  # fmt: skip
+        expected.append(np.sum(hinges) / 3 / 3)  # three other images, three pairs of prompts
+    np.testing.assert_allclose(losses, expected, rtol=1e-5)
+
+
+def test_across_images_an_image_alone_costs_nothing():
+    sim = jax.random.uniform(jax.random.key(0), (2, 1, 5, 2, 1))
+    np.testing.assert_array_equal(objective.across_images_loss(sim[0], sim[1], sim[0], sim[1], 0, 0.1), [0.0])

@@ -77,7 +77,7 @@ def build_recipe(config: ConfigDict, model: checkpoint.Model, steps: int) -> tup
             "margin_consistency": config.loss.margin_consistency,
             "margin_rank": config.loss.margin_rank,
         },
-        weights={name: config.loss[f"weight_{name}"] for name in ("consistency", "positive", "negative")},
+        weights={name: config.loss[f"weight_{name}"] for name in ("consistency", "positive", "negative", "across")},
         ema_decay=config.optimizer.ema_decay,
         accumulate=config.optimizer.accumulate,
         train_batch_norm=config.model.batch_norm == "trained",

@@ -10,7 +10,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from qualiclip_jax import prompts
+from qualiclip_jax import objective, prompts
 from qualiclip_jax.errors import UserError
 
 OPTIMIZERS = ("adamw", "lion", "sgd")
@@ -60,6 +60,7 @@ def default_config() -> ConfigDict:
     c.loss.weight_consistency = 1.0
     c.loss.weight_positive = 1.0
     c.loss.weight_negative = 1.0
+    c.loss.weight_across = 0.0  # ours: ranks images against each other (within a micro-batch), for models from scratch
 
     c.optimizer = ConfigDict()
     c.optimizer.name = "adamw"  # or "lion", "sgd"
@@ -172,6 +173,10 @@ def check(config: ConfigDict) -> None:
     require(config.optimizer.name in OPTIMIZERS, "optimizer.name", f"one of {', '.join(OPTIMIZERS)}")
     require(0 <= config.optimizer.ema_decay < 1, "optimizer.ema_decay", "0 (none) or below 1")
     require(config.batch_size % config.optimizer.accumulate == 0, "optimizer.accumulate", "a divisor of batch_size")
+    if config.loss.weight_across:
+        require(
+            config.degradations.levels > objective.ACROSS, "degradations.levels", "3 or more with loss.weight_across"
+        )
     for row in config.optimizer.parameters:
         require(
             len(row) == 3 and row[1] in SCHEDULES,

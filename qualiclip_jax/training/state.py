@@ -48,7 +48,7 @@ class Recipe:
       composed: D, how many degradations an image gets at most.
       fewest: and at least.
       margins: keywords of `objective.margin_losses`.
-      weights: of the three losses, by their names.
+      weights: of the losses, by their names.
       ema_decay: 0 for none.
       accumulate: micro-batches a step.
       train_batch_norm: whether BatchNorm layers use and learn batch statistics.

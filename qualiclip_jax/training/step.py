@@ -86,6 +86,8 @@ def loss_fn(params: nnx.State, batch_stats: nnx.State, images: jax.Array, recipe
     similarity = quality.similarities(features, recipe.prompt_features)  # [B, L, 2, P, 2]
     sim_pos, sim_neg = similarity[..., 0], similarity[..., 1]
     losses = {name: value.mean() for name, value in objective.margin_losses(sim_pos, sim_neg, **recipe.margins).items()}
+    if recipe.weights["across"]:
+        losses["across"] = _across_images(sim_pos, sim_neg, recipe, axis_name).mean()
     loss = sum(recipe.weights[name] * value for name, value in losses.items())
     metrics = {
         "loss": loss,
@@ -95,6 +97,15 @@ def loss_fn(params: nnx.State, batch_stats: nnx.State, images: jax.Array, recipe
         "similarity_negative": sim_neg.mean((0, 2, 3)),  # [L]
     }
     return loss, (metrics, nnx.state(clip, nnx.BatchStat))
+
+
+def _across_images(sim_pos: jax.Array, sim_neg: jax.Array, recipe: Recipe, axis_name: str | None) -> jax.Array:
+    """`objective.across_images_loss` [b] of this device's images against those of all devices."""
+    every, first = (sim_pos, sim_neg), 0
+    if axis_name is not None:
+        every = jax.lax.all_gather(every, axis_name, tiled=True)
+        first = jax.lax.axis_index(axis_name) * len(sim_pos)
+    return objective.across_images_loss(sim_pos, sim_neg, *every, first, recipe.margins["margin_rank"])
 
 
 def gradients(state: TrainState, batch: dict[str, jax.Array], recipe: Recipe, axis_name: str | None):

@@ -20,8 +20,9 @@ def get_config():
     c.model.image.width = 16
     c.model.image.heads = 2
     c.model.image.image_size = 32
-    c.degradations.levels = 2
+    c.degradations.levels = 3
     c.checkpoint.every = 5
     c.eval.every = 0
     c.eval.photos = ""
+    c.loss.weight_across = 0.3  # the one loss that looks across devices
     return c
