@@ -11,6 +11,7 @@ import functools
 import hashlib
 import logging
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +136,9 @@ def load_model(path: str | Path) -> Model:
     """
     directory = find(path)
     meta = _read_meta(directory)
+    missing = [name for name in ("_METADATA", "manifest.ocdbt", "d") if not (directory / "model" / name).exists()]
+    if missing:
+        raise UserError(f"{directory} is incomplete: model/{missing[0]} is missing: copy or convert it again")
     try:
         arrays = _restore_numpy(directory / "model")
         prompt_features = np.asarray(arrays["prompt_features"], np.float32)
@@ -192,9 +196,22 @@ def _read_meta(directory: Path) -> dict[str, Any]:
     return meta
 
 
+@functools.cache
+def _hush_late_reads() -> None:
+    """Keeps one failed read from a traceback for each array that TensorStore still delivers, with nobody waiting."""
+    report = sys.unraisablehook
+
+    def hook(unraisable) -> None:
+        if not (isinstance(unraisable.exc_value, RuntimeError) and "Event loop is closed" in str(unraisable.exc_value)):
+            report(unraisable)
+
+    sys.unraisablehook = hook
+
+
 def _restore_numpy(directory: Path) -> dict[str, Any]:
     """Reads a tree of arrays to host memory, whatever devices wrote it."""
     ocp = _orbax()
+    _hush_late_reads()
     with _checkpointer(ocp.PyTreeCheckpointHandler) as checkpointer:
         tree = checkpointer.metadata(directory).item_metadata.tree
         leaf = ocp.RestoreArgs(restore_type=np.ndarray)

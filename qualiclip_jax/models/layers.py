@@ -94,8 +94,8 @@ MANY_TOKENS, SLICE = 2048, 256  # above the first, the queries of an attention g
 def attention(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array | None) -> jax.Array:
     """Scaled dot-product attention; the softmax is computed in float32.
 
-    On an NVIDIA GPU in half precision without a mask, cuDNN's fused kernel does it. Elsewhere many tokens attend in
-    slices of `SLICE`. Either way memory grows with T, not with T squared.
+    On a recent NVIDIA GPU, in bfloat16 and without a mask, cuDNN's fused kernel does it. Elsewhere many tokens attend
+    in slices of `SLICE`. Either way memory grows with T, not with T squared.
 
     Args:
       q, k, v: float [N, T, heads, d].
@@ -112,7 +112,7 @@ def attention(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array | None) 
         return jnp.einsum("nhqk,nkhd->nqhd", jax.nn.softmax(logits).astype(v.dtype), v)
 
     n, t, *head = q.shape
-    if mask is None and q.dtype == jnp.bfloat16 and jax.default_backend() == "gpu":
+    if mask is None and q.dtype == jnp.bfloat16 and _fuses_attention(q.shape[-1]):
         return _fused_attention(q, k, v)
     if t <= MANY_TOKENS or (mask is not None and mask.shape[-2] > 1):
         return attend(q)
@@ -120,6 +120,13 @@ def attention(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array | None) 
     q = jnp.pad(q, ((0, 0), (0, slices * SLICE - t), (0, 0), (0, 0)))
     attended = jax.lax.map(attend, jnp.moveaxis(q.reshape(n, slices, SLICE, *head), 1, 0))
     return jnp.moveaxis(attended, 0, 1).reshape(n, slices * SLICE, *head)[:, :t]
+
+
+def _fuses_attention(head_width: int) -> bool:
+    """Whether the default device has cuDNN's kernel: NVIDIA's compute capability 8 or more (AMD's is no number)."""
+    capability = str(getattr(jax.devices()[0], "compute_capability", ""))
+    major = capability.partition(".")[0]
+    return major.isdigit() and int(major) >= 8 and head_width % 8 == 0 and head_width <= 128
 
 
 def _fused_attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:

@@ -148,7 +148,7 @@ def train_step(
     Returns:
       The state after the step, and metrics averaged over all devices: `loss`, `consistency`, `positive`, `negative`,
       `rank_accuracy`, `gradient_norm`, `parameter_norm`, `update_norm`, `learning_rate` (scalars),
-      `similarity_positive` and `similarity_negative` ([L]).
+      `similarity_positive` and `similarity_negative` ([L]), and `across` where its weight is not 0.
     """
     gradient, metrics, batch_stats = gradients(state, batch, recipe, axis_name)
     if axis_name is not None:

@@ -33,10 +33,11 @@ sys.exit(cli.run(main, ["prepare", "agiqa3k", "--manual-dir", sys.argv[1], "--da
 """
 SLOW = (
     """
-import time
+import pathlib, sys, time
 import qualiclip_jax.data.builders.builder as builder
 decode = builder.decode_image
 def slow(*arguments):
+    pathlib.Path(sys.argv[2] + ".reading").touch()
     time.sleep(2)
     return decode(*arguments)
 builder.decode_image = slow
@@ -204,7 +205,7 @@ def start_and_wait_until_half_way(tmp_path):
         env=os.environ | {"JAX_PLATFORMS": "cpu"},
     )
     deadline = time.monotonic() + 60
-    while not list((tmp_path / "data").glob("agiqa3k/incomplete.*")):
+    while not (tmp_path / "data.reading").exists():  # not earlier: an import may swallow a signal
         assert process.poll() is None, process.stderr.read()
         assert time.monotonic() < deadline
         time.sleep(0.05)

@@ -1,5 +1,7 @@
 """`QualiCLIP`: the score of an image is its own, whatever else is scored, and however it is computed."""
 
+import shutil
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -138,3 +140,20 @@ def test_load_says_what_is_wrong_with_a_checkpoint(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="no checkpoint in"):
         QualiCLIP.load(tmp_path / "empty")
+
+
+@pytest.mark.parametrize("name", ["model/manifest.ocdbt", "model/d", "model/_METADATA", "meta"])
+def test_load_names_what_a_checkpoint_lacks(resnet, tmp_path, name):
+    resnet.save(tmp_path / "model")
+    gone = tmp_path / "model" / name
+    shutil.rmtree(gone) if gone.is_dir() else gone.unlink()
+    with pytest.raises(UserError, match=f"is incomplete: .*{name}.* missing"):
+        QualiCLIP.load(tmp_path / "model")
+
+
+def test_load_refuses_a_checkpoint_cut_short(resnet, tmp_path):
+    resnet.save(tmp_path / "model")
+    data = max((tmp_path / "model" / "model" / "d").iterdir(), key=lambda file: file.stat().st_size)
+    data.write_bytes(data.read_bytes()[:100])
+    with pytest.raises(UserError, match="is incomplete or damaged"):
+        QualiCLIP.load(tmp_path / "model")
