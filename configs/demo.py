@@ -10,7 +10,7 @@ from qualiclip_jax.training.config import default_config
 
 def get_config():
     """A ResNet of 0.5 M parameters, BatchNorm left at the identity, random prompt features, crops of 96 pixels,
-    one to three degradations an image."""
+    one to three degradations an image, parameters averaged."""
     c = default_config()
     c.steps = 900
     c.batch_size = 8
@@ -33,6 +33,7 @@ def get_config():
     c.degradations.fewest = 1
     c.optimizer.warmup_steps = 50
     c.optimizer.clip_norm = 10.0
+    c.optimizer.ema_decay = 0.99
     c.checkpoint.every = 100
     c.eval.every = 300
     return c
