@@ -33,7 +33,8 @@ sys.exit(cli.run(main, ["prepare", "agiqa3k", "--manual-dir", sys.argv[1], "--da
 """
 SLOW = (
     """
-import pathlib, sys, time
+import pathlib, signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell inherits "ignore"
 import qualiclip_jax.data.builders.builder as builder
 decode = builder.decode_image
 def slow(*arguments):
@@ -205,7 +206,7 @@ def start_and_wait_until_half_way(tmp_path):
         env=os.environ | {"JAX_PLATFORMS": "cpu"},
     )
     deadline = time.monotonic() + 60
-    while not (tmp_path / "data.reading").exists():  # not earlier: an import may swallow a signal
+    while not (tmp_path / "data.reading").exists():  # not earlier: it has to be half-way
         assert process.poll() is None, process.stderr.read()
         assert time.monotonic() < deadline
         time.sleep(0.05)
