@@ -155,6 +155,11 @@ def load_model(path: str | Path) -> Model:
     return Model(clip, prompts, prompt_features, temperature, meta.get("provenance", {}))
 
 
+def is_one(path: str | Path) -> bool:
+    """Whether `path` is a directory laid out like what `load_model` reads; says nothing of its being whole."""
+    return any((Path(path).expanduser() / name).is_dir() for name in ("meta", "model", "checkpoints"))
+
+
 def find(path: str | Path) -> Path:
     """The checkpoint directory meant by `path`, see `load_model`."""
     path = Path(path).expanduser().absolute()

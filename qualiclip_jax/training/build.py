@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 import jax
+import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
@@ -20,13 +21,15 @@ def build_model(config: ConfigDict) -> checkpoint.Model:
     """The model before training: image encoder with its weights, and the features of the prompts.
 
     Random initialisation happens only where `model.weights` says "random"; its prompt features are then fixed random
-    unit vectors. Otherwise the text encoder makes the prompt features and is dropped.
+    unit vectors. A checkpoint of this project brings its prompt features along. Otherwise the text encoder makes them
+    and is dropped.
 
     Raises:
       UserError: if the weights are not there, or the config does not say which.
     """
     m = config.model
     pairs = prompts.check_prompts(config.prompts)
+    provenance = {"weights": m.weights, "seed": config.seed}
     if not m.weights:
         raise UserError('config.model.weights is empty: name pretrained weights, or say "random" to start from scratch')
     changes = {"compute_dtype": m.compute_dtype, "remat": m.remat} | ({"position": m.position} if m.position else {})
@@ -34,12 +37,33 @@ def build_model(config: ConfigDict) -> checkpoint.Model:
         clip_config = dataclasses.replace(_described(m), text=None, **changes)
         clip = models.CLIP(clip_config, rngs=nnx.Rngs(config.seed))
         prompt_features = prompts.random_text_features(len(pairs), clip_config.embed_dim, config.seed)
+    elif checkpoint.is_one(m.weights):
+        start = checkpoint.load_model(m.weights)
+        clip, prompt_features = _from_checkpoint(start, pairs, changes)
+        provenance["start"] = start.provenance
     else:
         clip = weights.load_clip(m.weights, text=True, **changes)
         prompt_features = prompts.text_features(clip, pairs, tokenizer=m.weights)
         clip.drop_text_encoder()
-    provenance = {"weights": m.weights, "seed": config.seed}
     return checkpoint.Model(clip, pairs, jax.device_get(prompt_features), config.temperature, provenance)
+
+
+def _from_checkpoint(
+    model: checkpoint.Model, pairs: tuple[tuple[str, str], ...], changes: dict[str, Any]
+) -> tuple[models.CLIP, np.ndarray]:
+    """The CLIP of a checkpoint without its text encoder, and the features of `pairs`: stored ones, or made with it."""
+    if set(pairs) <= set(model.prompts):
+        prompt_features = model.prompt_features[[model.prompts.index(pair) for pair in pairs]]
+    elif model.clip.config.text:
+        prompt_features = prompts.text_features(model.clip, pairs)
+    else:
+        raise UserError(
+            f"config.prompts: the checkpoint of config.model.weights has no text encoder, and knows only "
+            f"{', '.join(' / '.join(pair) for pair in model.prompts)}: take those, or convert with --text-encoder"
+        )
+    model.clip.drop_text_encoder()
+    config, arrays = models.to_pure(model.clip)
+    return models.from_pure(config | changes, arrays), prompt_features
 
 
 def _described(m: ConfigDict) -> models.CLIPConfig:
