@@ -105,7 +105,7 @@ def _train(config, workdir: str, overwrite: bool) -> int:
 
     result = loop.train(config, workdir, overwrite)
     if parallel.is_primary():
-        print(_ending(result, workdir), flush=True)
+        print(f"{_photos(result.photos)}{_ending(result, workdir)}", flush=True)
     return cli.INTERRUPTED if result.stopped_by == "SIGINT" else cli.DONE
 
 
@@ -126,6 +126,13 @@ def _one_of_several(run: Callable[[], int]) -> int:
         else:
             traceback.print_exc()
         return cli.FAILED
+
+
+def _photos(count: dict[str, int]) -> str:
+    """A line on the photos that were not used as they are, if there are any."""
+    told = {"corrupt": "could not be read", "skipped": "skipped as too small", "enlarged": "enlarged to the crop size"}
+    parts = [f"{count[name]} {what}" for name, what in told.items() if count[name]]
+    return f"photos     {count['tried']} tried: {', '.join(parts)}\n" if parts else ""
 
 
 def _ending(result, workdir: str) -> str:

@@ -30,11 +30,13 @@ class Result:
       step: steps done.
       stopped_by: "" if all steps are done, else the name of the signal, "SIGINT" or "SIGTERM".
       evaluation: the last evaluation's metrics.
+      photos: how many photos this process `tried`, and found `corrupt`, `enlarged` or `skipped` as too small.
     """
 
     step: int
     stopped_by: str
     evaluation: dict[str, float]
+    photos: dict[str, int]
 
 
 def train(config: ConfigDict, directory: str | Path, overwrite: bool = False) -> Result:
@@ -165,7 +167,7 @@ class _Run:
         parallel.from_primary(self._finish_writing)
         if parallel.is_primary():
             pictures.save_curves(self.directory / "curves.png", metrics.read_metrics(self.directory / "metrics.jsonl"))
-        return Result(step, "" if finished else stopping, self.evaluation)
+        return Result(step, "" if finished else stopping, self.evaluation, batches.counters)
 
     def _due(self, step: int, every: int) -> bool:
         return every > 0 and step > 0 and step % every == 0

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from qualiclip_jax import checkpoint
 from qualiclip_jax.training.metrics import read_metrics
@@ -133,3 +134,15 @@ def test_finished_run_is_left_alone_and_another_config_is_refused(environment, u
 def test_workdir_that_cannot_be_written_is_said_first(tmp_path, environment):
     (tmp_path / "file").write_text("")
     assert "cannot be written" in finish(start(tmp_path / "file" / "run", environment), 1)
+
+
+def test_photos_that_are_not_used_as_they_are_are_counted_at_the_end(tmp_path, environment):
+    rng = np.random.default_rng(0)
+    for k in range(24):
+        side = 20 if k in (3, 4) else 40
+        Image.fromarray(rng.integers(0, 256, (side, 40, 3), dtype=np.uint8)).save(tmp_path / f"{k:02d}.png")
+    broken = tmp_path / "07.png"
+    broken.write_bytes(broken.read_bytes()[:500])
+    output = finish(start(tmp_path / "run", environment, f"--config.data.source=folder:{tmp_path}"))
+    assert output.count("07.png") == 1
+    assert "photos     24 tried: 1 could not be read, 2 enlarged to the crop size\ndone: 12 steps" in output
