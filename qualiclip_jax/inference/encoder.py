@@ -13,6 +13,7 @@ from qualiclip_jax import models, quality
 from qualiclip_jax.checkpoint import Model
 from qualiclip_jax.inference import machine, tiles
 from qualiclip_jax.inference.buckets import Batch, Costs, Shape
+from qualiclip_jax.models import winograd
 from qualiclip_jax.models.resnet import Area
 
 
@@ -28,7 +29,8 @@ class Encoder:
         clip = models.fold_batch_norm(model.clip)
         self.config = clip.config
         self._prompt_features, self._temperature = model.prompt_features, model.temperature
-        self._graph, self._state = nnx.split(clip.image)
+        image = winograd.use_winograd(clip.image) if machine.prefers_winograd(self.config) else clip.image
+        self._graph, self._state = nnx.split(image)
         self.compiled: set[Shape] = set()
 
     @functools.cached_property

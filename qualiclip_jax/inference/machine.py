@@ -32,6 +32,12 @@ def compiler_options() -> dict[str, str]:
     return _FAST_CPU if np.array_equal(product, np.maximum(a @ b, 0)) else {}
 
 
+def prefers_winograd(config: CLIPConfig) -> bool:
+    """Whether `models.winograd` makes the encoder faster here: a float32 ResNet on a CPU."""
+    on_cpu = jax.default_backend() == "cpu"
+    return on_cpu and isinstance(config.image, ResNetConfig) and config.compute_dtype == "float32"
+
+
 def slice_images(pixels: int) -> int:
     """How many images of so many pixels the early stages of a ResNet take at once."""
     return max(1, 120_000 // pixels) if jax.default_backend() == "cpu" else sys.maxsize
@@ -40,7 +46,7 @@ def slice_images(pixels: int) -> int:
 def costs(config: CLIPConfig) -> Costs:
     """What compiling and calling cost in pixels, for `buckets.plan`.
 
-    Measured with RN50 on two x86 cores: 1 s a megapixel; 0.9 s to compile a shape, 0.2 s to load it from the cache. On
+    Measured with RN50 on two x86 cores: 1 s a megapixel; 2 s to compile a shape, 0.2 s to load it from the cache. On
     accelerators, pixels are cheap and compilations long.
     """
     relative = operations_per_pixel(config) / operations_per_pixel(
@@ -64,7 +70,7 @@ def whole_image_pixels(config: CLIPConfig, pixels: int) -> float:
     """How many pixels of an image of `pixels` a ResNet may take at once; a larger image is scored in tiles."""
     width = config.image.width
     kept = pixels * (3 + 4 * 32 * width / 32**2)  # the image, and its tokens
-    return max((_memory() - kept) / (350 * width / _RN50_WIDTH), 1e6)
+    return max((_memory() - kept) / (430 * width / _RN50_WIDTH), 1e6)
 
 
 def most_tokens(config: CLIPConfig) -> int:
