@@ -14,7 +14,6 @@ import argparse
 import importlib.util
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -103,7 +102,7 @@ def torch_scorer(model) -> Callable[[np.ndarray], np.ndarray]:
 
     @torch.inference_mode()
     def score(images: np.ndarray) -> np.ndarray:
-        x = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
+        x = torch.from_numpy(images.copy()).permute(0, 3, 1, 2).float() / 255
         features = torch.nn.functional.normalize(network((x - mean) / std, False), dim=-1)
         logits = 100 / TEMPERATURE * torch.einsum("nd,pcd->npc", features, prompt_features)
         return logits.softmax(-1)[..., 0].mean(-1).numpy()
@@ -177,8 +176,13 @@ def alone(which: str, path: str) -> None:
         score = model.score_files([path])[0]
     else:
         score = torch_scorer(model)(np.array(Image.open(path).convert("RGB"))[None])[0]
-    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(json.dumps({"GiB": kilobytes / 2**20, "seconds": time.perf_counter() - start, "score": float(score)}))
+    print(json.dumps({"GiB": peak_memory(), "seconds": time.perf_counter() - start, "score": float(score)}))
+
+
+def peak_memory() -> float:
+    """Of this program, GiB. (`ru_maxrss` would count the process that started it.)"""
+    status = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in status if line.startswith("VmHWM")).split()[1]) / 2**20
 
 
 def start(model, theirs) -> None:
