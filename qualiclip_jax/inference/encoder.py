@@ -23,6 +23,7 @@ class Encoder:
     Attributes:
       config: of the CLIP.
       compiled: the shapes that need not be compiled any more.
+      blank: pixels of padding that were computed since a shape was last compiled.
     """
 
     def __init__(self, model: Model):
@@ -32,12 +33,22 @@ class Encoder:
         image = winograd.use_winograd(clip.image) if machine.prefers_winograd(self.config) else clip.image
         self._graph, self._state = nnx.split(image)
         self.compiled: set[Shape] = set()
+        self.blank = 0
 
     @functools.cached_property
     def costs(self) -> Costs:
         """What compiling and computing cost, for `buckets.plan`."""
         costs = machine.costs(self.config)
         return costs if self.config.position != "native" else dataclasses.replace(costs, compile=0)  # never padded
+
+    @property
+    def costs_now(self) -> Costs:
+        """`costs` for one of many calls: the more padding was computed so far, the less a compilation counts.
+
+        At least a quarter, so that a call with many sizes does not spend it on many shapes.
+        """
+        compilation = self.costs.compile
+        return dataclasses.replace(self.costs, compile=max(compilation / 4, compilation - self.blank))
 
     @property
     def smallest_side(self) -> int:
@@ -83,7 +94,10 @@ class Encoder:
         for i, image in enumerate(images):
             rows, columns = sizes[i] = image.shape[:2]
             padded[i, :rows, :columns] = image
-        self.compiled.add(batch.shape)
+        self.blank = self.blank + batch.pixels - int(sizes[: len(images)].prod(1).sum())
+        if batch.shape not in self.compiled:
+            self.compiled.add(batch.shape)
+            self.blank = 0
         return self._compiled_attributes(self._state, padded, None if self.config.position == "native" else sizes)
 
     def score_in_tiles(self, image: np.ndarray, tile_pixels: float | None = None) -> np.ndarray:

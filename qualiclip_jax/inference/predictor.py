@@ -124,7 +124,7 @@ class QualiCLIP:
         images = _as_list(images)
         result = np.empty((len(images), len(self.prompts)), np.float32)
         sizes = [image.shape[:2] for image in images]
-        for i, attributes in self.run(sizes, images.__getitem__, compiled=self._encoder.compiled):
+        for i, attributes in self._run(sizes, images.__getitem__, (), self._encoder.costs_now, self._encoder.compiled):
             if isinstance(attributes, ImageError):
                 raise UserError(f"image {i}: {attributes.reason}")
             result[i] = attributes
@@ -134,8 +134,7 @@ class QualiCLIP:
         self,
         sizes: Sequence[tuple[int, int]],
         fetch: Callable[[int], np.ndarray],
-        done: Collection[int] = frozenset(),
-        compiled: Collection[buckets.Shape] = frozenset(),
+        done: Collection[int] = (),
     ) -> Iterator[tuple[int, np.ndarray | ImageError]]:
         """Scores many images that are fetched one by one, in the order that suits the encoder.
 
@@ -144,16 +143,26 @@ class QualiCLIP:
           fetch: image uint8 or float32 [H, W, 3] by index; called in threads; may raise an `ImageError`.
           done: images whose scores are known from an earlier run. Batches are made of all images, and those that hold
             none but known ones are left out: so a run that goes on gives the very digits of one that was never cut.
-          compiled: shapes to prefer, because they are compiled already.
 
         Yields:
           (index, attribute scores float32 [P] or ImageError), each image once, but for batches left out.
         """
+        return self._run(sizes, fetch, done, self._encoder.costs, ())
+
+    def _run(
+        self,
+        sizes: Sequence[tuple[int, int]],
+        fetch: Callable[[int], np.ndarray],
+        done: Collection[int],
+        costs: buckets.Costs,
+        compiled: Collection[buckets.Shape],
+    ) -> Iterator[tuple[int, np.ndarray | ImageError]]:
+        """`run` with the costs and the compiled shapes that `buckets.plan` weighs."""
         faults = [self._encoder.why_not(*size) for size in sizes]
         yield from ((i, ImageError(f"image {i}", fault)) for i, fault in enumerate(faults) if fault)
         huge = [i for i, size in enumerate(sizes) if not faults[i] and self._encoder.is_huge(*size)]
         usual = sorted({i for i, fault in enumerate(faults) if not fault}.difference(huge))
-        batches = buckets.plan([sizes[i] for i in usual], self._encoder.costs, compiled)
+        batches = buckets.plan([sizes[i] for i in usual], costs, compiled)
         batches = [batch for batch in batches if not all(usual[i] in done for i in batch.indices)]
         for i, attributes in engine.run(batches, lambda i: fetch(usual[i]), self._encoder.start):
             yield usual[i], attributes

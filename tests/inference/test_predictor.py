@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from small_models import make_model
+from small_models import RESNET, make_model
 
 from qualiclip_jax import QualiCLIP, models, quality
 from qualiclip_jax.errors import UserError
-from qualiclip_jax.inference import machine
+from qualiclip_jax.inference import buckets, machine
 from qualiclip_jax.models import CLIPConfig, ViTConfig, layers
 
 
@@ -157,3 +157,16 @@ def test_load_refuses_a_checkpoint_cut_short(resnet, tmp_path):
     data.write_bytes(data.read_bytes()[:100])
     with pytest.raises(UserError, match="is incomplete or damaged"):
         QualiCLIP.load(tmp_path / "model")
+
+
+def test_single_images_are_not_padded_to_a_batch_for_ever(photos):
+    """A batch is compiled first; single images use its shape for a while, then get one of their own."""
+    model = make_model(RESNET)
+    model._encoder.costs = buckets.Costs(compile=5e4, call=1e2, batch=1e6)
+    batch = np.stack([photos[0]] * 8)
+    together = model.score(batch)
+    shapes = set()
+    for _ in range(4):
+        np.testing.assert_allclose(model.score(photos[0]), together[:1], atol=1e-5)
+        shapes.add(frozenset(model._encoder.compiled))
+    assert shapes == {frozenset({(8, 64, 64)}), frozenset({(8, 64, 64), (1, 64, 64)})}
