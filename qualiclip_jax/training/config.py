@@ -4,7 +4,9 @@ A config file's `get_config()` starts from `default_config()` and changes what i
 fields (`--config.batch_size=32`). The config is locked: a misspelt field is an error.
 """
 
+import functools
 import json
+import math
 import re
 from typing import Any
 
@@ -15,6 +17,14 @@ from qualiclip_jax.errors import UserError
 
 OPTIMIZERS = ("adamw", "lion", "sgd")
 SCHEDULES = ("cosine", "constant", "frozen")
+AT_LEAST_1 = (
+    "batch_size", "log_every", "checkpoint.every", "checkpoint.keep_last", "optimizer.accumulate", "eval.max_photos",
+)  # fmt: skip
+AT_LEAST_0 = (
+    "epochs", "eval.every", "data.threads", "data.cache_mb", "loss.margin_consistency", "loss.margin_rank",
+    "loss.weight_consistency", "loss.weight_positive", "loss.weight_negative", "loss.weight_across",
+    "optimizer.weight_decay", "optimizer.eps", "optimizer.clip_norm", "optimizer.warmup_steps",
+)  # fmt: skip
 
 
 def default_config() -> ConfigDict:
@@ -133,20 +143,20 @@ def check(config: ConfigDict) -> None:
       UserError: naming the field, its value and what it may be.
     """
 
+    def value_of(field: str) -> Any:
+        return functools.reduce(lambda section, name: section[name], field.split("."), config)
+
     def require(condition: bool, field: str, wanted: str) -> None:
         if not condition:
-            value = config
-            for part in field.split("."):
-                value = value[part]
-            raise UserError(f"config.{field} is {value!r}, but must be {wanted}")
+            raise UserError(f"config.{field} is {value_of(field)!r}, but must be {wanted}")
 
-    for field in ("batch_size", "log_every", "checkpoint.every", "checkpoint.keep_last", "optimizer.accumulate"):
-        section, _, name = field.rpartition(".")
-        require((config[section] if section else config)[name] >= 1, field, "1 or more")
+    for field in AT_LEAST_1:
+        require(value_of(field) >= 1, field, "1 or more")
+    for field in AT_LEAST_0:
+        require(0 <= value_of(field) < math.inf, field, "0 or more")
+    require(0 <= config.seed < 2**63, "seed", "0 or more, below 2**63")
     require(config.steps >= 1 or config.epochs > 0, "steps", "1 or more (or set epochs)")
-    require(config.epochs >= 0, "epochs", "0 or more")
-    require(config.eval.every >= 0, "eval.every", "0 (start and end only) or more")
-    require(config.learning_rate > 0, "learning_rate", "above 0")
+    require(0 < config.learning_rate < math.inf, "learning_rate", "above 0")
     require(config.temperature > 0, "temperature", "above 0")
     require(config.data.crop_size >= 32, "data.crop_size", "32 or more")
     require(config.eval.crop_size >= 32, "eval.crop_size", "32 or more")
@@ -172,6 +182,8 @@ def check(config: ConfigDict) -> None:
     )
     require(config.optimizer.name in OPTIMIZERS, "optimizer.name", f"one of {', '.join(OPTIMIZERS)}")
     require(0 <= config.optimizer.ema_decay < 1, "optimizer.ema_decay", "0 (none) or below 1")
+    require(0 <= config.optimizer.b1 < 1, "optimizer.b1", "0 or more, below 1")
+    require(0 <= config.optimizer.b2 < 1, "optimizer.b2", "0 or more, below 1")
     require(config.batch_size % config.optimizer.accumulate == 0, "optimizer.accumulate", "a divisor of batch_size")
     if config.loss.weight_across:
         require(
@@ -179,9 +191,9 @@ def check(config: ConfigDict) -> None:
         )
     for row in config.optimizer.parameters:
         require(
-            len(row) == 3 and row[1] in SCHEDULES,
+            len(row) == 3 and row[1] in SCHEDULES and isinstance(row[2], int | float) and 0 <= row[2] < math.inf,
             "optimizer.parameters",
-            f"rows of (regex, schedule, multiplier), schedule one of {', '.join(SCHEDULES)}",
+            f"rows of (regex, schedule, multiplier), schedule one of {', '.join(SCHEDULES)}, multiplier 0 or more",
         )
         try:
             re.compile(row[0])

@@ -1,5 +1,6 @@
 """Configs: every file in configs/ is valid, and every mistake is one line that names the field."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -61,14 +62,22 @@ def test_mistakes_in_the_file(tmp_path, code, message):
 @pytest.mark.parametrize(
     ("field", "value"),
     [
+        ("seed", -1),
+        ("seed", 2**63),
         ("batch_size", 0),
         ("log_every", 0),
+        ("epochs", math.nan),
         ("learning_rate", 0.0),
+        ("learning_rate", math.inf),
         ("temperature", -1.0),
         ("data.crop_size", 31),
         ("data.min_overlap", 1.5),
         ("data.scale_range", (0.5,)),
         ("data.small_images", "stretch"),
+        ("data.threads", -1),
+        ("eval.max_photos", 0),
+        ("loss.margin_rank", -0.1),
+        ("loss.weight_positive", math.nan),
         ("model.compute_dtype", "float16"),
         ("model.position", "learned"),
         ("model.batch_norm", "half"),
@@ -77,6 +86,10 @@ def test_mistakes_in_the_file(tmp_path, code, message):
         ("optimizer.name", "adam"),
         ("optimizer.ema_decay", 1.0),
         ("optimizer.accumulate", 3),
+        ("optimizer.b1", 1.0),
+        ("optimizer.warmup_steps", -5),
+        ("optimizer.parameters", ((".*", "cosine", "1"),)),
+        ("optimizer.parameters", ((".*", "cosine", -1.0),)),
         ("optimizer.parameters", ((".*", "linear", 1.0),)),
         ("optimizer.parameters", (("(", "cosine", 1.0),)),
         ("prompts", ("Good photo.",)),
