@@ -138,6 +138,8 @@ def _photos(count: dict[str, int]) -> str:
 def _ending(result, workdir: str) -> str:
     if result.stopped_by:
         how = "interrupted" if result.stopped_by == "SIGINT" else f"stopped by {result.stopped_by}"
+        if not result.step:
+            return f"{how} before the first step: nothing to save"
         return f"{how}: step {result.step} is saved in {workdir}/checkpoints; the same command goes on from there"
     measured = "".join(f", {name} {value:.3f}" for name, value in result.evaluation.items())
     return f"done: {result.step} steps{measured}; checkpoints in {workdir}/checkpoints, curves in {workdir}/curves.png"

@@ -44,7 +44,7 @@ def train(config: ConfigDict, directory: str | Path, overwrite: bool = False) ->
 
     Args:
       config: see `training.config.default_config`.
-      directory: the working directory; gets `config.json`, `metrics.jsonl`, `checkpoints/` and pictures.
+      directory: the working directory; gets what `docs/training.md` lists, e.g. `metrics.jsonl` and `checkpoints/`.
       overwrite: remove an earlier run there first.
 
     Raises:
@@ -62,17 +62,28 @@ def train(config: ConfigDict, directory: str | Path, overwrite: bool = False) ->
     evaluator = evals.Evaluator(config, recipe, model)
     if config.eval.best not in evaluator.names() and evaluator.names():
         raise UserError(f"config.eval.best is {config.eval.best!r}, but measured are {', '.join(evaluator.names())}")
-    state_bytes = sum(x.nbytes for x in jax.tree.leaves(state))
-    parallel.from_primary(lambda: _prepare(directory, config, overwrite, state_bytes))
+    saved_bytes = sum(x.nbytes for x in jax.tree.leaves((state, params, batch_stats)))  # to go on, and to score with
+    parallel.from_primary(lambda: workdir.prepare(directory, config, overwrite, saved_bytes))
     run = _Run(config, directory, model, recipe, evaluator, steps)
-    state = run.restore_or_begin(state)
-    print_header(config, directory, source, state, steps)
-    batches = pristine.crop_pairs(
+    with _StopSignals() as stop:  # until the last checkpoint is written
+        state = run.restore_or_begin(state)
+        print_header(config, directory, source, state, steps)
+        batches = _open_batches(config, source, int(state.step))
+        try:
+            return run.loop(state, batches, stop)
+        finally:
+            batches.close()
+            run.close()
+
+
+def _open_batches(config: ConfigDict, source: pristine.Source, step: int) -> pristine.CropPairs:
+    """This process's part of the batches from a step on."""
+    return pristine.crop_pairs(
         source,
         batch_size=config.batch_size,
         crop_size=config.data.crop_size,
         seed=config.seed,
-        start_step=int(state.step),
+        start_step=step,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
         min_overlap=config.data.min_overlap,
@@ -83,16 +94,6 @@ def train(config: ConfigDict, directory: str | Path, overwrite: bool = False) ->
         cache_mb=config.data.cache_mb,
         warn=lambda line: print(line, file=sys.stderr, flush=True),
     )
-    try:
-        return run.loop(state, batches)
-    finally:
-        batches.close()
-        run.close()
-
-
-def _prepare(directory: Path, config: ConfigDict, overwrite: bool, state_bytes: int) -> None:
-    workdir.prepare(directory, config, overwrite)
-    workdir.check_space(directory, state_bytes, config.checkpoint.keep_last + 2)
 
 
 class _Run:
@@ -113,15 +114,19 @@ class _Run:
         self.writer: metrics.MetricsWriter | None = None  # likewise
         self.pending: list[dict[str, jax.Array]] = []  # metrics of the steps since the last flush, on the device
         self.evaluation: dict[str, float] = {}
-        self.saved_step = -1
+        self.evaluated_step = self.saved_step = -1
 
     def restore_or_begin(self, state: TrainState) -> TrainState:
         """The state of the last complete checkpoint; the given one, kept as `initial` for later comparison, if none."""
-        state, self.saved_step, self.evaluation = parallel.from_primary(lambda: self._open(state))
+        opened = parallel.from_primary(lambda: self._open(state))
+        state, self.saved_step, self.evaluated_step, self.evaluation = opened
         return state
 
-    def _open(self, state: TrainState) -> tuple[TrainState, int, dict[str, float]]:
-        """Opens the files of the run; gives its state, the step of its last checkpoint (-1: none), and evaluation."""
+    def _open(self, state: TrainState) -> tuple[TrainState, int, int, dict[str, float]]:
+        """Opens the files of the run; gives its state, the steps of its last checkpoint and evaluation, and the latter.
+
+        A step is -1 if there is none.
+        """
         folder = self.directory / "checkpoints"
         if not (folder / checkpoint.INITIAL).exists():  # before the manager begins to clear temporary directories away
             checkpoint.save_model(folder / checkpoint.INITIAL, self.model)
@@ -130,15 +135,15 @@ class _Run:
         if step is not None:
             state = self.checkpoints.restore_training(step, state)
         self.writer = metrics.MetricsWriter(self.directory, int(state.step))
-        return state, -1 if step is None else step, _last_evaluation(self.directory, self.evaluator.names())
+        return state, -1 if step is None else step, *_last_evaluation(self.directory)
 
-    def loop(self, state: TrainState, batches) -> Result:
+    def loop(self, state: TrainState, batches, stop: "_StopSignals") -> Result:
         """Runs to the last step, or until a signal asks to stop."""
         step, state = int(state.step), parallel.replicate(state)
         compiled = parallel.parallel_step(train_step, self.recipe)
         speed = _Speedometer(self.config, step)
         bar = Progress(self.steps, "training", "step", done=step, show=parallel.is_primary())
-        with _StopSignals() as stop, bar as progress:
+        with bar as progress:
             while True:
                 finished = step >= self.steps
                 stopping = stop.asked(step)
@@ -166,7 +171,11 @@ class _Run:
                 progress.advance(1, note)
         parallel.from_primary(self._finish_writing)
         if parallel.is_primary():
-            pictures.save_curves(self.directory / "curves.png", metrics.read_metrics(self.directory / "metrics.jsonl"))
+            pictures.save_curves(
+                self.directory / "curves.png",
+                metrics.read_metrics(self.directory / metrics.STEPS),
+                metrics.read_metrics(self.directory / metrics.EVALUATIONS),
+            )
         return Result(step, "" if finished else stopping, self.evaluation, batches.counters)
 
     def _due(self, step: int, every: int) -> bool:
@@ -191,12 +200,13 @@ class _Run:
 
     def evaluate(self, step: int, state: TrainState, progress: Progress, speed: "_Speedometer") -> None:
         """Measures the state, unless this very step was measured before a restart."""
-        if not self.evaluator.names() or (self.evaluation and self.saved_step == step):
+        if not self.evaluator.names() or self.evaluated_step == step:
             return
         with speed.paused():
             self.evaluation = parallel.from_primary(lambda: self.evaluator(state))
+        self.evaluated_step = step
         if self.writer is not None:
-            self.writer.write(step, self.evaluation)
+            self.writer.write_evaluation(step, self.evaluation)
             progress.write(
                 f"step {step}: " + ", ".join(f"{name} {value:.3f}" for name, value in self.evaluation.items())
             )
@@ -210,9 +220,10 @@ class _Run:
         self.saved_step = step
 
     def _write(self, step: int, state: TrainState) -> None:
-        model = build.scoring_model(self.recipe, state, self.model, {"step": step, "evaluation": self.evaluation})
-        measured = self._due(step, self.config.eval.every) or step == self.steps
-        best = evals.best_metric(self.config, self.evaluation) if measured else None
+        measured = self.evaluation if self.evaluated_step == step else {}
+        facts = {"step": step} | ({"evaluation": measured} if measured else {})
+        model = build.scoring_model(self.recipe, state, self.model, facts)
+        best = evals.best_metric(self.config, measured)
         try:
             self.checkpoints.save(step, model, state, best)
         except OSError as error:
@@ -344,9 +355,13 @@ class _Stopwatch:
         self._report(time.perf_counter() - self._start)
 
 
-def _last_evaluation(directory: Path, names: list[str]) -> dict[str, float]:
-    rows = [row for row in metrics.read_metrics(directory / "metrics.jsonl") if any(name in row for name in names)]
-    return {name: rows[-1][name] for name in names if rows[-1].get(name) is not None} if rows else {}
+def _last_evaluation(directory: Path) -> tuple[int, dict[str, float]]:
+    """Its step (-1: none) and what was measured; NaN what was not defined."""
+    rows = metrics.read_metrics(directory / metrics.EVALUATIONS)
+    if not rows:
+        return -1, {}
+    step = rows[-1].pop("step")
+    return step, {name: math.nan if value is None else value for name, value in rows[-1].items()}
 
 
 def print_header(config: ConfigDict, directory: Path, source, state: TrainState, steps: int) -> None:

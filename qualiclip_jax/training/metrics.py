@@ -1,29 +1,32 @@
 """Where the numbers of a run go: JSON lines always, TensorBoard when installed, one short line for people."""
 
+import contextlib
 import json
 import math
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import jax
 import numpy as np
 
 from qualiclip_jax.errors import UserError
 
+STEPS, EVALUATIONS = "metrics.jsonl", "evaluations.jsonl"
+
 
 class MetricsWriter:
-    """Appends one JSON object a logged step to `metrics.jsonl`, and the scalars to TensorBoard if it is there.
+    """Appends one JSON object a logged step to `metrics.jsonl`, one an evaluation to `evaluations.jsonl`.
+
+    The scalars of both go to TensorBoard too, if it is there.
 
     Args:
-      workdir: where `metrics.jsonl` lies and `tensorboard/` is made.
+      workdir: where the files lie and `tensorboard/` is made.
       last_step: the step the run goes on from; later lines, left by a run that was killed, are removed.
     """
 
     def __init__(self, workdir: Path, last_step: int):
-        self._path = workdir / "metrics.jsonl"
-        self._truncate(last_step)
-        self._file = self._path.open("a", buffering=1)
+        self._files = {name: _open_after(workdir / name, last_step) for name in (STEPS, EVALUATIONS)}
         try:
             from tensorboardX import SummaryWriter
 
@@ -31,26 +34,46 @@ class MetricsWriter:
         except ImportError:
             self._board = None
 
-    def _truncate(self, last_step: int) -> None:
-        kept = [json.dumps(row) for row in read_metrics(self._path) if row["step"] <= last_step]
-        temporary = self._path.with_suffix(".tmp")
-        temporary.write_text("".join(line + "\n" for line in kept))
-        os.replace(temporary, self._path)
-
     def write(self, step: int, values: dict[str, Any]) -> None:
-        """Writes scalars and short lists under their names; a number that is not finite becomes null."""
+        """Writes scalars and short lists of a step under their names; a number that is not finite becomes null.
+
+        Raises:
+          UserError: if the file cannot be written.
+        """
+        self._append(STEPS, step, values)
+
+    def write_evaluation(self, step: int, values: dict[str, Any]) -> None:
+        """The same for what was measured at a step."""
+        self._append(EVALUATIONS, step, values)
+
+    def _append(self, name: str, step: int, values: dict[str, Any]) -> None:
         row = {"step": step} | {name: _plain(value) for name, value in values.items()}
-        self._file.write(json.dumps(row) + "\n")
+        try:
+            self._files[name].write(json.dumps(row) + "\n")
+        except OSError as error:
+            raise UserError(
+                f"step {step}: {self._files[name].name} cannot be written ({error.strerror or error}); the checkpoints "
+                "are whole: make room and run the same command again"
+            ) from None
         if self._board is not None:
             for name, value in row.items():
                 if isinstance(value, float):
                     self._board.add_scalar(name, value, step)
 
     def close(self) -> None:
-        """Closes the files."""
-        self._file.close()
-        if self._board is not None:
-            self._board.close()
+        """Closes the files; on a full disk what was not written by now is lost."""
+        for closing in (*self._files.values(), *([self._board] if self._board is not None else [])):
+            with contextlib.suppress(OSError):
+                closing.close()
+
+
+def _open_after(path: Path, last_step: int) -> TextIO:
+    """Opens a file to append to, without its lines of steps after `last_step`."""
+    kept = [json.dumps(row) for row in read_metrics(path) if row["step"] <= last_step]
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("".join(line + "\n" for line in kept))
+    os.replace(temporary, path)
+    return path.open("a", buffering=1)
 
 
 def _plain(value: Any) -> Any:
@@ -61,7 +84,7 @@ def _plain(value: Any) -> Any:
 
 
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:
-    """The rows of a `metrics.jsonl`; a last line cut short by a crash is left out; [] if there is no file."""
+    """The rows of a file of `MetricsWriter`; a last line cut short by a crash is left out; [] if there is no file."""
     rows = []
     if Path(path).exists():
         for line in Path(path).read_text().splitlines():

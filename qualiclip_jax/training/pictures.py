@@ -33,16 +33,16 @@ def save_degraded_examples(path: Path, crops: np.ndarray, degraded: np.ndarray, 
     _save(figure, path)
 
 
-def save_curves(path: Path, rows: list[dict[str, Any]]) -> None:
+def save_curves(path: Path, trained: list[dict[str, Any]], evaluations: list[dict[str, Any]]) -> None:
     """Draws loss and parts, rank accuracy, similarity per level and evaluations over the steps.
 
     Args:
       path: PNG file.
-      rows: of `metrics.jsonl`.
+      trained: rows of `metrics.jsonl`.
+      evaluations: rows of `evaluations.jsonl`.
     """
     from matplotlib.figure import Figure
 
-    trained = [row for row in rows if "loss" in row]
     if not trained:
         return
     steps = [row["step"] for row in trained]
@@ -62,12 +62,11 @@ def save_curves(path: Path, rows: list[dict[str, Any]]) -> None:
         similarity.plot(steps, quality, color=(shade, 0.2, 1 - shade), label=f"level {level + 1}")
     similarity.set(title="Positive minus negative similarity (levels should fan out)")
     similarity.legend(fontsize=8)
-    names = sorted({name for row in rows for name in row if name.startswith(("synthetic", "srcc/"))})
+    names = sorted({name for row in evaluations for name in row} - {"step"})
     for name in names:
-        points = [(row["step"], row[name]) for row in rows if row.get(name) is not None]
-        evaluated.plot(
-            *zip(*points), marker="o", label="synthetic: level-score SRCC (best -1)" if name == "synthetic" else name
-        )
+        points = [(row["step"], row[name]) for row in evaluations if row[name] is not None]
+        label = "synthetic: level-score SRCC (best -1)" if name == "synthetic" else name
+        evaluated.plot(*zip(*points) if points else ([], []), marker="o", label=label)
     evaluated.set(title="Evaluation", ylim=(-1.02, 1.02))
     if names:
         evaluated.legend(fontsize=8)

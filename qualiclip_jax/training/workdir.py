@@ -11,20 +11,28 @@ from qualiclip_jax import checkpoint
 from qualiclip_jax.errors import UserError
 from qualiclip_jax.training import config as config_lib
 
-WRITTEN = ("config.json", "metrics.jsonl", "degradations.png", "curves.png")
+WRITTEN = ("config.json", "metrics.jsonl", "evaluations.jsonl", "degradations.png", "curves.png")
 
 
-def prepare(workdir: Path, config: ConfigDict, overwrite: bool) -> None:
+def prepare(workdir: Path, config: ConfigDict, overwrite: bool, checkpoint_bytes: int) -> None:
     """Makes the directory this run's own.
 
+    Args:
+      workdir: made if it is not there.
+      config: of the run; written to `config.json`.
+      overwrite: remove an earlier run first.
+      checkpoint_bytes: size of one checkpoint.
+
     Raises:
-      UserError: if it cannot be written, or holds the run of another config (the difference is shown).
+      UserError: if it cannot be written, holds the run of another config (the difference is shown), or lies on a disk
+        without room for the checkpoints.
     """
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         if overwrite:
             _clear(workdir)
         _refuse_other_config(workdir / "config.json", config)
+        _check_space(workdir, checkpoint_bytes, config.checkpoint.keep_last)
         write_atomically(workdir / "config.json", config_lib.to_json(config) + "\n")
     except OSError as error:
         raise UserError(f"--workdir {workdir} cannot be written: {error.strerror or error}") from None
@@ -60,15 +68,14 @@ def write_atomically(path: Path, text: str) -> None:
     os.replace(temporary, path)
 
 
-def check_space(workdir: Path, checkpoint_bytes: int, kept: int) -> None:
-    """Checks that the checkpoints to be kept, and one being written, fit on the disk.
-
-    Raises:
-      UserError: saying how much is needed and how much is there.
-    """
-    needed, free = checkpoint_bytes * (kept + 1), shutil.disk_usage(workdir).free
+def _check_space(workdir: Path, checkpoint_bytes: int, keep_last: int) -> None:
+    """Checks that the checkpoints to be kept, and one being written, fit on the disk; those of this run are there."""
+    number = keep_last + 3  # with the first, the best and the one being written
+    there = sum(file.stat().st_size for file in (workdir / "checkpoints").rglob("*") if file.is_file())
+    needed, free = checkpoint_bytes * number - there, shutil.disk_usage(workdir).free
     if needed > free:
+        advice = "free some space" if there else "free some space, lower config.checkpoint.keep_last"
         raise UserError(
-            f"--workdir {workdir} has {free / 2**30:.1f} GiB free, but {kept + 1} checkpoints need "
-            f"{needed / 2**30:.1f} GiB: free some space, lower config.checkpoint.keep_last, or take another --workdir"
+            f"--workdir {workdir} has {free / 2**20:,.0f} MiB free, but {number} checkpoints need "
+            f"{needed / 2**20:,.0f}{' more' if there else ''}: {advice}, or take another --workdir"
         )

@@ -1,0 +1,123 @@
+"""What a run writes down: evaluations and the steps they belong to, signals at odd moments, disks without room."""
+
+import json
+import shutil
+import signal
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from qualiclip_jax import checkpoint, train
+from qualiclip_jax.errors import UserError
+from qualiclip_jax.training import build, evals, flops, loop, metrics, parallel, workdir
+from tests.training.test_config import TINY
+
+
+class Evaluator:
+    """Measures the number of the step; remembers which it was asked for."""
+
+    def __init__(self, *_):
+        self.steps = []
+        Evaluator.last = self
+
+    def names(self):
+        return ["synthetic"]
+
+    def __call__(self, state):
+        self.steps.append(int(state.step))
+        return {"synthetic": -int(state.step) / 10}
+
+
+@jax.jit
+def count(state, batch):
+    """In place of a training step, which takes long to compile."""
+    names = ("loss", "consistency", "positive", "negative", "rank_accuracy")
+    levels = {f"similarity_{name}": jnp.zeros(5) for name in ("positive", "negative")}
+    return state.replace(step=state.step + 1), dict.fromkeys(names, jnp.ones(())) | levels
+
+
+@pytest.fixture(scope="module")
+def model():
+    with jax.numpy_dtype_promotion("standard"):
+        return build.build_model(config())
+
+
+@pytest.fixture(autouse=True)
+def _cheap(monkeypatch, model):
+    monkeypatch.setattr(build, "build_model", lambda _: model)
+    monkeypatch.setattr(parallel, "parallel_step", lambda *_: count)
+    monkeypatch.setattr(loop._Run, "draw_examples", lambda *_: None)
+    monkeypatch.setattr(flops, "matmul_rate", lambda _: 1.0)
+    monkeypatch.setattr(evals, "Evaluator", Evaluator)
+
+
+def config(*fields):
+    return train.parse(["--config", TINY, "--config.eval.every=2", *(f"--config.{field}" for field in fields)])[0]
+
+
+def steps_of(path):
+    return [row["step"] for row in metrics.read_metrics(path)]
+
+
+def test_a_stop_at_an_evaluation_loses_none_and_invents_none(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(loop._StopSignals, "asked", lambda self, step: "SIGTERM" if step == 2 else "")
+        assert loop.train(config(), tmp_path).stopped_by == "SIGTERM"
+    assert Evaluator.last.steps == [0]
+    meta = checkpoint._read_meta(tmp_path / "checkpoints/2")
+    assert meta["metrics"] is None  # step 2 was not measured
+    assert "evaluation" not in meta["provenance"]
+    assert loop.train(config(), tmp_path).evaluation == {"synthetic": -0.4}
+    assert Evaluator.last.steps == [2, 4]
+    assert loop.train(config(), tmp_path).evaluation == {"synthetic": -0.4}
+    assert Evaluator.last.steps == []
+    assert steps_of(tmp_path / "metrics.jsonl") == [1, 2, 3, 4]  # an object a logged step, each with its loss
+    assert all("loss" in row for row in metrics.read_metrics(tmp_path / "metrics.jsonl"))
+    assert steps_of(tmp_path / "evaluations.jsonl") == [0, 2, 4]
+    assert checkpoint._read_meta(tmp_path / "checkpoints/4")["metrics"] == {"best": 0.4}
+
+
+def test_signals_count_from_the_first_checkpoint_to_the_last(tmp_path, monkeypatch):
+    def terminate_and(function):
+        def wrapped(*arguments):
+            signal.raise_signal(signal.SIGTERM)
+            return function(*arguments)
+
+        return wrapped
+
+    outside = []
+    monkeypatch.setattr(checkpoint.TrainingCheckpoints, "wait", terminate_and(checkpoint.TrainingCheckpoints.wait))
+    previous = signal.signal(signal.SIGTERM, lambda *_: outside.append("while the last checkpoint was written"))
+    try:
+        assert loop.train(config(), tmp_path / "one").stopped_by == ""
+        monkeypatch.setattr(loop, "print_header", terminate_and(loop.print_header))
+        early = loop.train(config(), tmp_path / "two")
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+    assert outside == []
+    assert (early.step, early.stopped_by) == (0, "SIGTERM")
+    assert train._ending(early, "two") == "stopped by SIGTERM before the first step: nothing to save"
+
+
+def test_a_disk_without_room_is_said_before_anything_is_written(tmp_path, monkeypatch):
+    size = 1000
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 4 * size))
+    with pytest.raises(UserError, match="0 MiB free, but 5 checkpoints need 0: .*keep_last"):
+        workdir.prepare(tmp_path, config(), False, size)
+    assert list(tmp_path.iterdir()) == []  # so that another keep_last is not another run's
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints/array").write_bytes(b"x" * size)
+    workdir.prepare(tmp_path, config(), False, size)  # what is there already needs no room
+    assert json.loads((tmp_path / "config.json").read_text())["seed"] == 0
+
+
+def test_metrics_on_a_full_disk_are_one_line(tmp_path):
+    writer = metrics.MetricsWriter(tmp_path, 0)
+    writer._files[metrics.STEPS].close()
+    with open("/dev/full", "w", buffering=1) as full:
+        writer._files[metrics.STEPS] = full
+        with pytest.raises(UserError, match="step 3: /dev/full cannot be written .No space left on device") as error:
+            writer.write(3, {"loss": 1.0})
+        writer.close()
+    assert "\n" not in str(error.value)
