@@ -1,12 +1,19 @@
 """Evaluation during training: the synthetic benchmark on held-out photos, and rated sets."""
 
+from typing import TYPE_CHECKING
+
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
 from qualiclip_jax import checkpoint, models, quality
-from qualiclip_jax.images import decode_size
+from qualiclip_jax.data.rated import RatedSet
+from qualiclip_jax.errors import UserError
+from qualiclip_jax.images import ImageError, decode_size
 from qualiclip_jax.training.state import Recipe, TrainState
+
+if TYPE_CHECKING:
+    from qualiclip_jax.inference.predictor import QualiCLIP
 
 
 class Evaluator:
@@ -16,6 +23,9 @@ class Evaluator:
       config: a training config; used are the section `eval` and `temperature`.
       recipe: the constants of the run.
       model: gives prompts and architecture.
+
+    Raises:
+      UserError: photos or sets that are not there, cannot be read, or have opinions that nothing can correlate with.
     """
 
     def __init__(self, config: ConfigDict, recipe: Recipe, model: checkpoint.Model):
@@ -23,7 +33,7 @@ class Evaluator:
 
         self._config, self._recipe, self._model = config, recipe, model
         self._photos = pristine.photos(config.eval.photos, limit=config.eval.max_photos) if config.eval.photos else []
-        self._rated = {name: rated.load(name) for name in config.eval.rated}
+        self._rated = {name: _checked(rated.load(name)) for name in config.eval.rated}
 
         @jax.jit
         def score(params, batch_stats, images):  # images float [N, H, W, 3] in [0, 1]
@@ -34,7 +44,7 @@ class Evaluator:
 
     def __call__(self, state: TrainState) -> dict[str, float]:
         """`synthetic`: mean over the 24 types of the Spearman correlation of level and score (best -1), and
-        `srcc/NAME` for each rated set (best 1)."""
+        `srcc/NAME` for each rated set (best 1); NaN where scores are constant."""
         params, batch_stats = jax.device_get((state.scoring_params, state.batch_stats))
         results = {}
         if self._photos:
@@ -48,19 +58,36 @@ class Evaluator:
             )
             results["synthetic"] = result.mean
         for name, rated_set in self._rated.items():
-            from qualiclip_jax.evaluation import correlation
             from qualiclip_jax.inference.predictor import QualiCLIP
 
             clip = self._recipe.merge(params, batch_stats)
             model = QualiCLIP(clip, self._model.prompts, self._model.prompt_features, self._model.temperature)
-            sizes = [decode_size(rated_set.image_bytes(i), rated_set.ids[i]) for i in range(len(rated_set))]
-            scores = dict(model.run(sizes, rated_set.image))
-            results[f"srcc/{name}"] = correlation.srcc([scores[i].mean() for i in range(len(sizes))], rated_set.mos)
+            results[f"srcc/{name}"] = _srcc(model, *rated_set)
         return {name: float(value) for name, value in results.items()}
 
     def names(self) -> list[str]:
         """The names of the metrics it gives."""
         return [*(["synthetic"] if self._photos else []), *(f"srcc/{name}" for name in self._rated)]
+
+
+def _checked(rated_set: RatedSet) -> tuple[RatedSet, list[tuple[int, int]]]:
+    """A set and the sizes of its images, before anything is trained."""
+    from qualiclip_jax.evaluation import correlation
+
+    opinions = correlation.check_values(rated_set.mos, f"opinions of {rated_set.name}")
+    correlation.check_varies(opinions, f"opinions of {rated_set.name}")
+    return rated_set, [decode_size(rated_set.image_bytes(i), rated_set.ids[i]) for i in range(len(rated_set))]
+
+
+def _srcc(model: "QualiCLIP", rated_set: RatedSet, sizes: list[tuple[int, int]]) -> float:
+    from qualiclip_jax.evaluation import correlation
+
+    scores = dict(model.run(sizes, rated_set.image))
+    for index, attributes in scores.items():
+        if isinstance(attributes, ImageError):
+            raise UserError(f"{rated_set.name}: {rated_set.ids[index]} cannot be scored: {attributes.reason}")
+    means = np.array([scores[index].mean() for index in range(len(sizes))], np.float64)
+    return correlation.srcc(means, rated_set.mos) if np.ptp(means) > 0 else np.nan
 
 
 def best_metric(config: ConfigDict, results: dict[str, float]) -> float | None:
