@@ -31,7 +31,7 @@ def run(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None 
       argv: the arguments; `sys.argv[1:]` by default.
 
     Returns:
-      0, 1, 2 or 130. A `UserError` is printed to standard error as one line, without a traceback.
+      0, 1, 2 or 130. A `UserError` or `OSError` is printed to standard error as one line, without a traceback.
     """
     try:
         return main(sys.argv[1:] if argv is None else argv) or DONE
@@ -45,6 +45,10 @@ def run(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None 
         return INTERRUPTED
     except BrokenPipeError:  # e.g. `qualiclip score ... | head`
         sys.stderr.close()
+        return FAILED
+    except OSError as error:  # e.g. a full disk
+        reason = (error.strerror or str(error) or type(error).__name__).splitlines()[0]
+        print(f"error: {f'{error.filename}: ' if error.filename else ''}{reason}", file=sys.stderr)
         return FAILED
 
 
