@@ -14,7 +14,10 @@ from qualiclip_jax.evaluation import figures, results, synthetic
 from qualiclip_jax.evaluation.results import Results, SetResult, SyntheticSet
 
 SHOWN = 6  # images in each gallery
-_STYLE = ".headline { font-size: 1.9rem; font-weight: 600; } .scatter img { max-width: min(38rem, 100%); }"
+_STYLE = (
+    ".headline { font-size: 1.9rem; font-weight: 600; } .scatter img { max-width: min(38rem, 100%); } "
+    ".panels { overflow-x: auto; } .panels img { width: 68rem; max-width: none; }"  # legible on a phone: it scrolls
+)
 
 _LEGEND = (
     "SRCC, PLCC and KRCC are Spearman's, Pearson's and Kendall's correlation of score and mean opinion score, 1 is "
@@ -252,7 +255,9 @@ def _synthetic_section(entry: SyntheticSet, picture: bytes) -> list[str]:
         f"<h2>Synthetic benchmark, {html.escape(entry.source)}</h2>",
         f'<p class="faint">{_SYNTHETIC_LEGEND}</p>',
         html.table(["", *names], summary),
-        _figure(picture, "Score against level of degradation, by group", "Lines should fall from left to right."),
+        _figure(
+            picture, "Score against level of degradation, by group", "Lines should fall from left to right.", "panels"
+        ),
         html.table(head, lines),
     ]
 
