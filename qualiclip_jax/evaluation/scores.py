@@ -1,5 +1,6 @@
 """Scores of the images of a rated set: computed and kept as they come, or read from a file."""
 
+import collections
 import csv
 import hashlib
 import io
@@ -47,7 +48,7 @@ class Kept:
             for line in text.splitlines():
                 try:
                     key, value = json.loads(line)
-                except ValueError:
+                except (ValueError, TypeError):  # cut off, or no pair
                     continue
                 self._values[key] = value
 
@@ -58,13 +59,20 @@ class Kept:
         return self._values[key]
 
     def put(self, key: str, value: object) -> None:
-        """Keeps a value that JSON can hold; one that is there already stays."""
+        """Keeps a value that JSON can hold; one that is there already stays.
+
+        Raises:
+          UserError: if the file cannot be written.
+        """
         if key in self._values:
             return
         self._values[key] = value
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(("\n" if self._cut else "") + json.dumps([key, value]) + "\n")
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with open(self.path, "a", encoding="utf-8") as file:
+                file.write(("\n" if self._cut else "") + json.dumps([key, value]) + "\n")
+        except OSError as error:
+            raise UserError(f"{self.path}: scores cannot be kept there ({error.strerror or error})") from None
         self._cut = False
 
 
@@ -151,7 +159,8 @@ def read_scores(path: Path, rated: Images, lower_is_better: bool = False) -> np.
     """Scores of the images of a set from a CSV file, for judging any metric.
 
     The file has a column `image` (or `path`, `file`, `name`) and a column `score`; with a column `dataset`, only the
-    rows of this set count. An image is found by its name in the set, else by its file name where that is unique.
+    rows of this set count. An image is found by its name in the set,
+    else by its file name where that is unique in both.
 
     Args:
       path: the file.
@@ -168,12 +177,13 @@ def read_scores(path: Path, rated: Images, lower_is_better: bool = False) -> np.
     by_file: dict[str, list[float]] = {}
     for name, score in by_name.items():
         by_file.setdefault(_file_name(name), []).append(score)
+    images = collections.Counter(map(_file_name, rated.ids))
     scores = np.full(len(rated.ids), np.nan)
     for index, name in enumerate(rated.ids):
         same_file = by_file.get(_file_name(name), [])
         if name in by_name:
             scores[index] = by_name[name]
-        elif len(same_file) == 1:
+        elif len(same_file) == images[_file_name(name)] == 1:
             scores[index] = same_file[0]
     missing = [name for name, score in zip(rated.ids, scores) if math.isnan(score)]
     if missing:

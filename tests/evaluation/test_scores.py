@@ -151,3 +151,16 @@ def test_bad_files_are_one_clear_line(tmp_path, three, text, message):
         read_scores(write(tmp_path / "scores.csv", text), three)
     assert str(tmp_path) in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_score_is_not_given_to_another_image_of_the_same_file_name(tmp_path):
+    path = write(tmp_path / "scores.csv", "image,score\na/1.png,1\n")
+    with pytest.raises(UserError, match=r"no score for 1 of 2 images of mine, e\.g\. b/1\.png"):
+        read_scores(path, Rated(["a/1.png", "b/1.png"], []))
+
+
+def test_a_cache_of_other_things_or_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text('5\nnull\n["a", 1]\n')
+    assert Kept(tmp_path / "file")["a"] == 1
+    with pytest.raises(UserError, match=r"file/kept\.jsonl: scores cannot be kept there"):
+        Kept(tmp_path / "file/kept.jsonl").put("a", 1)
