@@ -48,18 +48,26 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--photos", type=_count, default=32, metavar="N", help="at most, for synthetic (32; 0: all)")
     parser.add_argument("--crop", type=_count, metavar="PX", help="side of the crops for synthetic (224, or what fits)")
     args = parser.parse_args(argv)
+    from qualiclip_jax.evaluation import correlation  # scipy is slow to import: not before --help
+
     if args.scores and args.checkpoint:
         parser.error("give --checkpoint or --scores, not both")
     if args.lower_is_better and not args.scores:
         parser.error("--lower-is-better goes with --scores")
     names = [name.strip() for given in args.datasets or [SYNTHETIC] for name in given.split(",")]
     args.datasets = list(dict.fromkeys(filter(None, names)))
+    if not args.datasets:
+        parser.error("--dataset names no set")
+    if args.baseline_lower_is_better and not args.baseline.endswith(".csv"):
+        parser.error("--baseline-lower-is-better goes with a --baseline that is a CSV of scores")
+    if 0 < args.resamples < correlation.MIN_RESAMPLES:
+        parser.error(f"--resamples {args.resamples}: {correlation.MIN_RESAMPLES} or more (0 for no intervals)")
     return args
 
 
 def _count(text: str) -> int:
-    if not text.isdigit():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 0 or more")
+    if not text.isdecimal() or int(text) >= 2**63:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 0 or more, below 2**63")
     return int(text)
 
 
@@ -195,10 +203,13 @@ def _judge(
 
     def judged(contestant: Contestant, title: str) -> "tuple[np.ndarray, protocol.Judgement]":
         scores = contestant.scores(rated_set, title)
-        judgement = protocol.judge(
-            rated_set.ids, scores, rated_set.mos, split=rated_set.split, reference=rated_set.reference,
-            distortion=rated_set.distortion, splits=args.splits, resamples=args.resamples, seed=args.seed,
-        )  # fmt: skip
+        try:
+            judgement = protocol.judge(
+                rated_set.ids, scores, rated_set.mos, split=rated_set.split, reference=rated_set.reference,
+                distortion=rated_set.distortion, splits=args.splits, resamples=args.resamples, seed=args.seed,
+            )  # fmt: skip
+        except UserError as error:
+            raise UserError(f"{title}: {error}") from None
         return scores, judgement
 
     scores, judgement = judged(model, slug)

@@ -5,6 +5,7 @@ images or models. The order of the pairs does not change a digit of any result: 
 or resampled. What has no answer (fewer than 3 pairs, NaN, a constant prediction) is a `UserError`, never a number.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ from scipy import optimize, special, stats
 from qualiclip_jax.errors import UserError
 
 MIN_PAIRS = 3
+MIN_RESAMPLES = 20
 
 
 class FitError(UserError):
@@ -28,7 +30,7 @@ def srcc(x: ArrayLike, y: ArrayLike) -> float:
 
 def plcc(x: ArrayLike, y: ArrayLike) -> float:
     """Pearson's linear correlation, in [-1, 1]. Raises UserError without an answer."""
-    return float(stats.pearsonr(*_pairs(x, y)).statistic)
+    return _finite(float(stats.pearsonr(*_pairs(x, y)).statistic))
 
 
 def krcc(x: ArrayLike, y: ArrayLike) -> float:
@@ -39,7 +41,14 @@ def krcc(x: ArrayLike, y: ArrayLike) -> float:
 def rmse(x: ArrayLike, y: ArrayLike) -> float:
     """Root of the mean squared difference, in the unit of both. Map `x` to the unit of `y` first (`fit_logistic`)."""
     x, y = _pairs(x, y, constant_allowed=True)
-    return float(np.sqrt(np.mean((x - y) ** 2)))
+    with np.errstate(over="ignore"):
+        return _finite(float(np.sqrt(np.mean((x - y) ** 2))))
+
+
+def _finite(value: float) -> float:
+    if not math.isfinite(value):
+        raise UserError("the numbers are too large for floating-point arithmetic")
+    return value
 
 
 STATISTICS: dict[str, Callable[[ArrayLike, ArrayLike], float]] = {
@@ -100,7 +109,10 @@ def fit_logistic(x: ArrayLike, y: ArrayLike, parameters: int = 4) -> Logistic:
         raise ValueError(f"parameters is {parameters}, 4 or 5 expected")
     if len(x) <= parameters:
         raise FitError(f"{len(x)} images are too few to fit {parameters} parameters")
-    (x_mid, x_unit), (y_mid, y_unit) = ((float(np.mean(values)), float(np.std(values))) for values in (x, y))
+    with np.errstate(over="ignore", invalid="ignore"):
+        (x_mid, x_unit), (y_mid, y_unit) = ((float(np.mean(values)), float(np.std(values))) for values in (x, y))
+    if not all(0 < unit < math.inf for unit in (x_unit, y_unit)):
+        raise FitError(f"the {parameters}-parameter logistic fit is beyond floating-point arithmetic")
     u, v = (x - x_mid) / x_unit, (y - y_mid) / y_unit
 
     def linear(bend: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -176,8 +188,11 @@ def bootstrap_interval(
 def interval_of(values: np.ndarray, level: float) -> tuple[float, float]:
     """The central `level` of resampled `values`; NaN among them (constant resamples) are left out."""
     values = values[np.isfinite(values)]
-    if len(values) < 20:
-        raise UserError("too few images for a bootstrap interval: nearly all resamples are constant")
+    if len(values) < MIN_RESAMPLES:
+        raise UserError(
+            f"too few images for a bootstrap interval, or too few resamples: {len(values)} have an answer, "
+            f"{MIN_RESAMPLES} are needed"
+        )
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
@@ -211,7 +226,10 @@ def check_values(values: ArrayLike, what: str) -> np.ndarray:
     Raises:
       UserError: naming `what` is wrong.
     """
-    values = np.asarray(values, np.float64)
+    try:
+        values = np.asarray(values, np.float64)
+    except (TypeError, ValueError):
+        raise UserError(f"{what} are not all numbers") from None
     if values.ndim != 1:
         raise UserError(f"{what} have shape {values.shape}, one number per image expected")
     if len(values) < MIN_PAIRS:

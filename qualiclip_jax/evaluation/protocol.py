@@ -235,18 +235,21 @@ def random_splits(
       seed: of the splits; they depend on the order of the images, `judge` sorts them.
 
     Returns:
-      None if a test split would have fewer than 5 images.
+      None if there is one reference alone, or a test split would have fewer than 5 images.
     """
     if reference is None:
         units = np.arange(len(scores))
     else:
         own = [name or f"\0{index}" for index, name in enumerate(reference)]
         units = np.unique(own, return_inverse=True)[1]
-    number = max(1, round(share * len(np.unique(units))))
+    total = len(np.unique(units))
+    if total < 2:
+        return None
+    number = max(1, round(share * total))
     generator = np.random.default_rng(seed)
     rows = []
     for _ in range(count):
-        chosen = generator.permutation(len(np.unique(units)))[:number]
+        chosen = generator.permutation(total)[:number]
         test = np.isin(units, chosen)
         if np.sum(test) < 5:
             return None
@@ -260,7 +263,7 @@ def random_splits(
     columns = {name: column[np.isfinite(column)] for name, column in zip(MEDIANS, np.array(rows).T)}
     return Splits(
         count=count,
-        share=share,
+        share=number / total,
         by_reference=reference is not None,
         medians={name: float(np.median(column)) if len(column) else None for name, column in columns.items()},
         spreads={name: float(np.std(column)) if len(column) else None for name, column in columns.items()},

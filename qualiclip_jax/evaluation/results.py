@@ -198,9 +198,10 @@ def gains(found: SetResult) -> list[str]:
     """A sentence for each comparison with the baseline."""
     sentences = []
     for test in found.comparisons:
-        p_values = f"paired bootstrap p {_p(test.p_bootstrap)}, Steiger p {_p(test.p_steiger)}"
-        both = max(test.p_bootstrap, test.p_steiger)
-        verdict = "a real difference" if both < SIGNIFICANT else "not a significant difference"
+        p_steiger = math.nan if test.p_steiger is None else test.p_steiger
+        p_values = f"paired bootstrap p {_p(test.p_bootstrap)}, Steiger p {_p(p_steiger)}"
+        both = test.p_bootstrap < SIGNIFICANT and p_steiger < SIGNIFICANT
+        verdict = "a real difference" if both else "not a significant difference"
         sentences.append(
             f"{test.statistic.upper()} {test.difference:+.4f} against the baseline "
             f"(95 % interval {test.interval[0]:+.4f} to {test.interval[1]:+.4f}; {p_values}): {verdict}"
@@ -209,6 +210,8 @@ def gains(found: SetResult) -> list[str]:
 
 
 def _p(value: float) -> str:
+    if math.isnan(value):
+        return "undefined"
     return "< 0.0001" if value < 1e-4 else f"= {value:.4f}"
 
 

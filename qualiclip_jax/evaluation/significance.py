@@ -10,6 +10,8 @@ from scipy import stats
 from qualiclip_jax.errors import UserError
 from qualiclip_jax.evaluation import correlation
 
+STEIGER_MIN = 4  # images
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -20,7 +22,7 @@ class Comparison:
       difference: that of A minus that of B.
       interval: bootstrap interval of the difference.
       p_bootstrap: two-sided, from the paired bootstrap; at least 1 / (resamples + 1).
-      z_steiger: Steiger's Z; None for "krcc", which it does not cover.
+      z_steiger: Steiger's Z; None for "krcc", which it does not cover, and for 3 images, which are too few.
       p_steiger: its two-sided p value.
     """
 
@@ -61,7 +63,7 @@ def compare(
     )
     interval = correlation.interval_of(differences, level)
     z, p = (None, None)
-    if statistic != "krcc":
+    if statistic != "krcc" and len(y) >= STEIGER_MIN:
         z, p = steiger(r_ay, r_by, measure(a, b), len(y))
     return Comparison(statistic, r_ay - r_by, interval, _two_sided(differences), z, p)
 
@@ -82,8 +84,8 @@ def steiger(r_ay: float, r_by: float, r_ab: float, n: int) -> tuple[float, float
     Returns:
       (Z, two-sided p). Z > 0 when A correlates more. Equal predictions give (0, 1).
     """
-    if n < 4:
-        raise UserError(f"{n} images are too few for Steiger's test, at least 4 needed")
+    if n < STEIGER_MIN:
+        raise UserError(f"{n} images are too few for Steiger's test, at least {STEIGER_MIN} needed")
     if r_ay == r_by:
         return 0.0, 1.0
     mean = (r_ay + r_by) / 2

@@ -163,3 +163,13 @@ def test_intervals_cover_the_truth_about_95_percent_of_the_time(statistic):
 def test_bootstrap_of_nearly_constant_predictions_is_an_error():
     with pytest.raises(UserError, match="too few images for a bootstrap interval"):
         bootstrap_interval("srcc", [1.0, 1.0, 2.0], [1.0, 2.0, 3.0], resamples=20)
+
+
+def test_numbers_beyond_floating_point_are_an_error_not_a_number():
+    with pytest.raises(UserError, match="too large for floating-point"):
+        rmse([1e308, -1e308, 1e308], [0.0, 0.0, 0.0])
+    for x in ([0, 0, 0, 0, 0, 5e-324], [1e308, -1e308, 1e308, 0, 1, 2]):
+        with pytest.raises(correlation.FitError, match="beyond floating-point"):
+            fit_logistic(x, range(6))
+    with pytest.raises(UserError, match="predictions are not all numbers"):
+        srcc(["0.1", "good", "0.3"], [1, 2, 3])

@@ -199,10 +199,18 @@ def test_any_metric_can_be_judged(place, report, tmp_path, capsys):
         (["--scores", "nowhere.csv"], "nowhere.csv: no such file"),
         (["--dataset", "synthetic", "--scores", "scores.csv"], "the synthetic benchmark needs a --checkpoint"),
         (["--dataset", "synthetic:folder:nowhere"], "nowhere"),
+        (["--dataset", ","], "--dataset names no set"),
+        (["--resamples", "5"], "--resamples 5: 20 or more"),
+        (["--seed", "99999999999999999999"], "below 2**63"),
+        (["--baseline-lower-is-better"], "--baseline-lower-is-better goes with"),
+        (["--scores", "constant.csv"], "set: all 12 predictions equal 1"),
+        (["--cache", "scores.csv/cache"], "scores cannot be kept there"),
     ],
 )
-def test_errors_are_one_line(place, tmp_path, capsys, more, message):
+def test_errors_are_one_line(place, tmp_path, capsys, monkeypatch, more, message):
     (tmp_path / "scores.csv").write_text("image,score\n")
+    (tmp_path / "constant.csv").write_text("image,score\n" + "".join(f"{k:02d}.png,1\n" for k in range(IMAGES)))
+    monkeypatch.chdir(tmp_path)
     arguments = ["--out", str(tmp_path / "out"), "--checkpoint", str(place / "run")]
     if "--scores" in more:
         arguments = arguments[:2]
@@ -210,8 +218,20 @@ def test_errors_are_one_line(place, tmp_path, capsys, more, message):
         arguments += ["--dataset", f"csv:{place}/set.csv@{place}/pictures"]
     assert cli.run(evaluate.main, [*arguments, *more]) == cli.FAILED
     last = capsys.readouterr().err.strip().splitlines()[-1]
-    assert last.startswith("error: ")
+    assert last.startswith(("error: ", "qualiclip evaluate: error: "))
     assert message in last
+
+
+def test_three_images_are_enough(place, tmp_path, capsys):
+    lines = (place / "set.csv").read_text().splitlines()
+    (tmp_path / "three.csv").write_text("\n".join(lines[:4]))
+    (tmp_path / "scores.csv").write_text("image,score\n00.png,1\n01.png,2\n02.png,4\n")
+    (tmp_path / "base.csv").write_text("image,score\n00.png,1\n01.png,5\n02.png,4\n")
+    more = ("--scores", tmp_path / "scores.csv", "--baseline", tmp_path / "base.csv")
+    assert run(place, tmp_path / "out", *more, dataset=f"csv:{tmp_path}/three.csv@{{}}/pictures") == cli.DONE
+    printed = capsys.readouterr().out
+    assert "Steiger p undefined" in printed
+    assert "not a significant difference" in printed
 
 
 def test_several_sets_and_their_mean(place, tmp_path, capsys):

@@ -101,6 +101,12 @@ def test_what_is_too_small_or_undefined_is_left_out():
     assert judged.whole.srcc_interval is None
 
 
+def test_one_reference_is_no_split_and_few_have_their_own_share():
+    scores, opinions = np.random.default_rng(4).normal(size=(2, 20))
+    assert protocol.random_splits(scores, opinions, ["r"] * 20) is None
+    assert protocol.random_splits(scores, opinions, ["r", "s"] * 10).share == 0.5
+
+
 def test_weighted_mean():
     small = protocol.judge([f"{k}" for k in range(10)], np.arange(10.0), np.arange(10.0), resamples=0, splits=0)
     large = protocol.judge([f"{k}" for k in range(30)], np.arange(30.0), -np.arange(30.0), resamples=0, splits=0)

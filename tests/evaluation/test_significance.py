@@ -70,3 +70,10 @@ def test_a_constant_model_is_a_clear_error():
         compare(np.arange(5.0), np.full(5, 0.5), np.arange(5.0))
     with pytest.raises(UserError, match="3 images are too few for Steiger"):
         steiger(0.5, 0.4, 0.3, 3)
+
+
+def test_three_images_are_compared_without_steiger():
+    outcome = compare([1.0, 2.0, 3.0], [1.0, 3.0, 2.0], [1.0, 2.0, 4.0], resamples=100)
+    assert outcome.difference == pytest.approx(0.5)
+    assert outcome.z_steiger is None
+    assert outcome.p_steiger is None
