@@ -52,7 +52,7 @@ def degrade(name: str, images: Array, level: Array | int, key: Array) -> Array:
     Args:
       name: one of `TYPES`.
       images: float [..., H, W, 3], RGB in [0, 1], H and W >= 32.
-      level: 1 (mild) to 5; may be traced.
+      level: 1 (mild) to 5, one integer; may be traced.
       key: of the random types. An angle or a direction is drawn once, the same at all levels and for all of `images`;
         noise and places are drawn anew for each level and image.
 
@@ -60,17 +60,17 @@ def degrade(name: str, images: Array, level: Array | int, key: Array) -> Array:
       Degraded images in [0, 1], shape and dtype of `images`; computed in float32.
 
     Raises:
-      UserError: no such type, level out of range, images of integers, too small or without three channels.
+      UserError: no such type, level out of range or not one integer, images of integers, too small or without three
+        channels.
     """
     if name not in TYPES:
         raise UserError(f"no degradation named {name!r}; there are {', '.join(TYPES)}")
-    if not isinstance(level, jax.core.Tracer) and not 1 <= int(level) <= LEVELS:
-        raise UserError(f"level {level} of {name}: levels go from 1 to {LEVELS}")
+    _check_level(name, level)
     images = jnp.asarray(images)
     if not jnp.issubdtype(images.dtype, jnp.floating):
         raise UserError(f"images are {images.dtype}, expected floating point in [0, 1] (divide 8 bits by 255)")
     check_shape(images.shape)
-    return apply(name, images.astype(jnp.float32), jnp.asarray(level), key).astype(images.dtype)
+    return apply(name, images.astype(jnp.float32), jnp.asarray(level, jnp.int32), key).astype(images.dtype)
 
 
 def degrade_pairs(
@@ -85,7 +85,7 @@ def degrade_pairs(
       crops: uint8, or float in [0, 1]; [B, 2, H, W, 3], RGB, H and W >= 32.
       type_index: integer, index into `TYPES`; [B], or [B, D] for D degradations one after another, all at the same
         level. -1 is no degradation.
-      key: one key of `jax.random.key`, or keys [B], one an image.
+      key: one key of `jax.random.key` or `jax.random.PRNGKey`, or keys [B], one an image.
       levels: L, how many, from level 1.
       strategy: how the same is computed, by default what suits the backend. "scan" (CPU) takes one level of one image
         at a time, which stays in the cache; "levels" (GPU, TPU) takes all levels of one image at once. Either way only
@@ -95,17 +95,17 @@ def degrade_pairs(
       float32 [B, L, 2, H, W, 3] in [0, 1].
 
     Raises:
-      UserError: crops too small or without three channels, more levels than there are, no such strategy.
+      UserError: crops of another shape or dtype or too small, types that there are not or not as many as images, keys
+        that are neither one nor one an image, more levels than there are, no such strategy.
     """
     if not 1 <= levels <= LEVELS:
         raise UserError(f"{levels} levels: there are 1 to {LEVELS}")
     if strategy not in (None, *STRATEGIES):
         raise UserError(f"no strategy {strategy!r}; there are {', '.join(STRATEGIES)}")
-    check_shape(crops.shape)
+    crops = _check_crops(crops)
     batch = len(crops)
-    types = type_index.reshape(batch, -1)  # [B, D]
-    keys = key if key.ndim else _fold_in_each(key, batch)
-    keys = jax.vmap(_fold_in_each, in_axes=(0, None))(keys, types.shape[1])  # [B, D]
+    types = _check_types(type_index, batch)  # [B, D]
+    keys = jax.vmap(_fold_in_each, in_axes=(0, None))(_keys(key, batch), types.shape[1])  # [B, D]
 
     branches = [lambda images, level, key: images] + [functools.partial(apply, name) for name in TYPES]
     image, level = jnp.arange(batch), jnp.arange(1, levels + 1)
@@ -179,6 +179,47 @@ def check_shape(shape: tuple[int, ...]) -> None:
         raise UserError(f"images of shape {tuple(shape)}, expected [..., height, width, 3]")
     if min(shape[-3:-1]) < MIN_SIZE:
         raise UserError(f"images of {shape[-3]} x {shape[-2]} px, too small: degradations need {MIN_SIZE} x {MIN_SIZE}")
+
+
+def _check_level(name: str, level: Array | int) -> None:
+    if jnp.ndim(level) or not jnp.issubdtype(jnp.result_type(level), jnp.integer):
+        raise UserError(f"level {level!r} of {name}: expected one integer, 1 to {LEVELS}")
+    if not isinstance(level, jax.core.Tracer) and not 1 <= level <= LEVELS:
+        raise UserError(f"level {level} of {name}: levels go from 1 to {LEVELS}")
+
+
+def _check_crops(crops: Array) -> Array:
+    crops = jnp.asarray(crops)
+    check_shape(crops.shape)
+    if crops.ndim != 5 or crops.shape[1] != 2:
+        raise UserError(f"crops of shape {crops.shape}, expected [batch, 2, height, width, 3]")
+    if crops.dtype != jnp.uint8 and not jnp.issubdtype(crops.dtype, jnp.floating):
+        raise UserError(f"crops are {crops.dtype}, expected uint8, or floating point in [0, 1]")
+    return crops
+
+
+def _check_types(type_index: Array, batch: int) -> Array:
+    """`type_index` as int32 [B, D]."""
+    types = jnp.asarray(type_index)
+    if types.ndim not in (1, 2) or len(types) != batch or not jnp.issubdtype(types.dtype, jnp.integer):
+        raise UserError(f"type_index is {types.dtype} {types.shape}, expected integers [{batch}] or [{batch}, D]")
+    types = types.astype(jnp.int32)
+    if not isinstance(types, jax.core.Tracer) and not ((types >= -1) & (types < len(TYPES))).all():
+        raise UserError(
+            f"type_index from {types.min()} to {types.max()}: types go from 0 to {len(TYPES) - 1}, -1 is none"
+        )
+    return types if types.ndim == 2 else types[:, None]
+
+
+def _keys(key: Array, batch: int) -> Array:
+    """Keys [B], of either kind that JAX knows: one an image, or made from one."""
+    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        key = jax.random.wrap_key_data(key)
+    if key.ndim == 0:
+        return _fold_in_each(key, batch)
+    if key.shape != (batch,):
+        raise UserError(f"keys of shape {key.shape}, expected one key or one for each of {batch} images")
+    return key
 
 
 def _fold_in_each(key: Array, number: int) -> Array:

@@ -8,7 +8,7 @@ from scipy import stats
 from skimage.metrics import structural_similarity
 
 from qualiclip_jax import degradations
-from qualiclip_jax.degradations import GROUPS, PARAMETERS, TYPES, degrade, degrade_pairs, sample_types
+from qualiclip_jax.degradations import GROUPS, PARAMETERS, TYPES, degrade, degrade_pairs, pipeline, sample_types
 from qualiclip_jax.errors import UserError
 
 SHARED_DRAW = ("motion_blur", "color_shift")
@@ -155,6 +155,17 @@ def test_bfloat16_is_computed_in_float32(small_images, name):
     np.testing.assert_array_equal(degrade(name, rounded, 4, key), expected)
 
 
+def test_numpy_arrays_and_keys_of_either_kind_will_do(monkeypatch, photos):
+    """With two types in place of 24, to compile less."""
+    monkeypatch.setattr(pipeline, "TYPES", ("white_noise", "darken"))
+    crops = photos.reshape(2, 2, *photos.shape[1:])
+    expected = jax.jit(degrade_pairs)(jnp.asarray(crops), jnp.array([1, 0]), jax.random.key(7))
+    output = degrade_pairs(crops, np.array([1, 0], np.uint8), jax.random.PRNGKey(7))
+    np.testing.assert_allclose(output, expected, atol=1e-6)
+    each = degrade_pairs(crops, [1, 0], pipeline._keys(jax.random.key(7), 2))
+    np.testing.assert_allclose(each, expected, atol=1e-6)
+
+
 def test_types_are_drawn_uniformly_over_groups_then_types():
     types = np.asarray(sample_types(jax.random.key(0), 20_000))
     assert types.dtype == np.int32
@@ -173,17 +184,31 @@ def test_composed_types_are_of_distinct_groups_in_any_order(composed):
         assert stats.chisquare(np.bincount(group_of[types[:, column]], minlength=7)).pvalue > 1e-3
 
 
+def pair(image):
+    """A batch of one image whose two crops are the same."""
+    return jnp.stack([image, image])[None]
+
+
 @pytest.mark.parametrize(
     ("call", "words"),
     [
         (lambda x, k: degrade("gausian_blur", x, 1, k), ["gausian_blur", "gaussian_blur, lens_blur"]),
         (lambda x, k: degrade("jpeg", x, 6, k), ["level 6", "1 to 5"]),
         (lambda x, k: degrade("jpeg", x, 0, k), ["level 0", "1 to 5"]),
+        (lambda x, k: degrade("jpeg", x, 2.5, k), ["level 2.5", "one integer"]),
+        (lambda x, k: degrade("jpeg", x, jnp.arange(1, 4), k), ["[1, 2, 3]", "one integer"]),
         (lambda x, k: degrade("jpeg", (x * 255).astype(jnp.uint8), 1, k), ["uint8", "[0, 1]"]),
         (lambda x, k: degrade("jpeg", x[:31], 1, k), ["31 x 40", "32 x 32"]),
         (lambda x, k: degrade("jpeg", x[..., :1], 1, k), ["(40, 40, 1)", "[..., height, width, 3]"]),
-        (lambda x, k: degrade_pairs(x[None, None].repeat(2, 1), jnp.array([0]), k, levels=6), ["6 levels", "1 to 5"]),
-        (lambda x, k: degrade_pairs(x[None, None].repeat(2, 1), jnp.array([0]), k, strategy="best"), ["best", "scan"]),
+        (lambda x, k: degrade_pairs(pair(x), jnp.array([0]), k, levels=6), ["6 levels", "1 to 5"]),
+        (lambda x, k: degrade_pairs(pair(x), jnp.array([0]), k, strategy="best"), ["best", "scan"]),
+        (lambda x, k: degrade_pairs(x[None], jnp.array([0]), k), ["(1, 40, 40, 3)", "[batch, 2, height, width, 3]"]),
+        (lambda x, k: degrade_pairs(pair(x).astype(jnp.int32), jnp.array([0]), k), ["int32", "uint8"]),
+        (lambda x, k: degrade_pairs(pair(x), jnp.array([24]), k), ["24", "0 to 23"]),
+        (lambda x, k: degrade_pairs(pair(x), jnp.array([-2]), k), ["-2", "-1 is none"]),
+        (lambda x, k: degrade_pairs(pair(x), jnp.array([0, 1]), k), ["(2,)", "[1, D]"]),
+        (lambda x, k: degrade_pairs(pair(x), jnp.array([0.5]), k), ["float32", "integers"]),
+        (lambda x, k: degrade_pairs(pair(x), jnp.array([0]), jax.random.split(k, 3)), ["(3,)", "each of 1 images"]),
         (lambda x, k: sample_types(k, 4, 8), ["8", "7 groups"]),
     ],
 )
