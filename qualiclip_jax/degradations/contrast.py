@@ -38,4 +38,5 @@ def linear_contrast(images: Array, amount: Array | float) -> Array:
 
 def nonlinear_contrast(images: Array, half_range: Array | float) -> Array:
     """Squeezes the range to 0.5 - half_range .. 0.5 + half_range. (The name is the reference's; the map is linear.)"""
-    return jnp.clip(0.5 + half_range * (2 * images - 1), 0, 1)
+    low = jnp.round((0.5 - half_range) * 1e6) / 1e6  # 0.1, not the float below: black becomes 25.5 of 255 at level 1
+    return jnp.clip(2 * half_range * images + low, low, 1 - low)

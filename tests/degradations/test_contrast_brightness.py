@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.interpolate import CubicSpline, KroghInterpolator
 
-from qualiclip_jax.degradations import PARAMETERS, brightness, contrast
+from qualiclip_jax.degradations import PARAMETERS, brightness, contrast, degrade
 
 RAMP = np.broadcast_to(np.linspace(0, 1, 1024, dtype=np.float32).reshape(32, 32, 1), (32, 32, 3))
 
@@ -45,6 +45,13 @@ def test_nonlinear_contrast_fills_its_range(half_range):
     output = np.asarray(contrast.nonlinear_contrast(jnp.asarray(RAMP), half_range))
     assert output.min() == pytest.approx(0.5 - half_range)
     assert output.max() == pytest.approx(0.5 + half_range)
+
+
+@pytest.mark.parametrize(("value", "expected"), [(0, (26, 51, 76, 102, 115)), (1, (230, 204, 178, 153, 140))])
+def test_black_and_white_become_what_the_reference_makes_of_them(value, expected):
+    """Halves of 8 bits (25.5 at level 1) that go to the even side, if 0.1 is the float nearest to it."""
+    run = jax.jit(lambda level: degrade("nonlinear_contrast", jnp.full((32, 32, 3), value, jnp.float32), level, None))
+    assert [float(np.round(run(level)[0, 0, 0] * 255)) for level in range(1, 6)] == list(expected)
 
 
 def test_mean_shift_adds_and_clips():
