@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from qualiclip_jax.errors import UserError
 from qualiclip_jax.models.clip import CLIP, complain, from_pure, to_pure
 from qualiclip_jax.models.config import CLIPConfig, ResNetConfig
 from qualiclip_jax.models.infer import infer_config
@@ -108,7 +109,8 @@ def from_state_dict(
       name: what to call it in errors.
 
     Raises:
-      UserError: it is no CLIP, or tensors are missing, not used or misshapen: all of them are named.
+      UserError: it is no CLIP, or tensors are missing, not used or misshapen, or not finite: all of them are named, as
+        OpenAI does.
     """
     tensors = to_openai_names(state_dict)
     if config is None:
@@ -129,6 +131,9 @@ def from_state_dict(
     table = names(config)
     wanted = {theirs: shape for path, shape in shapes.items() for theirs, shape in _unstack(table[path], shape)}
     complain(name, wanted, {key: np.shape(value) for key, value in tensors.items()})
+    damaged = sorted(key for key, value in tensors.items() if not np.isfinite(_array(value)).all())
+    if damaged:
+        raise UserError(f"{name}: tensors with values that are not finite (damaged?): {', '.join(damaged)}")
 
     arrays: dict[str, Any] = {}
     for path, shape in shapes.items():
@@ -212,8 +217,8 @@ HUGGING_FACE_BLOCK = {
 IGNORED = re.compile(
     r"(.*\.)?(num_batches_tracked|position_ids|attn_mask|input_resolution|context_length|vocab_size|prompts_features)"
 )
-# Wrappers that put something before every name.
-PREFIXES = ("module.", "clip_model.", "model.")
+# Wrappers that put something before every name; they may be nested.
+PREFIXES = ("module.", "clip_model.", "model.", "clip.", "_orig_mod.")
 
 
 def to_openai_names(state_dict: Mapping[str, Any]) -> dict[str, Any]:
@@ -222,9 +227,8 @@ def to_openai_names(state_dict: Mapping[str, Any]) -> dict[str, Any]:
     Buffers without parameters are dropped. The three projections of Hugging Face's attention become one tensor.
     """
     tensors = {key: value for key, value in state_dict.items() if not IGNORED.fullmatch(key)}
-    for prefix in PREFIXES:
-        if tensors and all(key.startswith(prefix) for key in tensors):
-            tensors = {key.removeprefix(prefix): value for key, value in tensors.items()}
+    while wrapper := next((p for p in PREFIXES if tensors and all(key.startswith(p) for key in tensors)), None):
+        tensors = {key.removeprefix(wrapper): value for key, value in tensors.items()}
     if any(key.startswith("vision_model.") for key in tensors):
         return _from_hugging_face(tensors)
     # open_clip's CustomTextCLIP keeps the text encoder in a module of its own.

@@ -31,6 +31,9 @@ TEXT_KEYS = ("token_embedding.weight", "positional_embedding", "transformer.resb
 def infer_config(tensors: Mapping[str, Any], name: str = "state dict", activation: str | None = None) -> CLIPConfig:
     """The architecture behind tensors with OpenAI's names.
 
+    Where one that tells it is missing, the others tell what they can: the architecture then serves to name all that is
+    wrong with the tensors.
+
     Shapes tell neither the number of heads nor the activation: both are those of the published model with the same
     shapes; failing that, heads are 64 wide and the activation is QuickGELU.
 
@@ -40,14 +43,17 @@ def infer_config(tensors: Mapping[str, Any], name: str = "state dict", activatio
       activation: "quick_gelu" or "gelu" if known.
 
     Raises:
-      UserError: they are no CLIP of a known kind; tensors that would tell the architecture are named.
+      UserError: they are no CLIP of a known kind: none of the tensors that would tell the architecture is there (those
+        are named), or no architecture fits their shapes.
     """
     shapes = {key: np.shape(value) for key, value in tensors.items()}
     is_resnet = any(key.startswith("visual.layer") for key in shapes)
     has_text = any(key.startswith(("token_embedding.", "transformer.")) for key in shapes)
     needed = (RESNET_KEYS if is_resnet else VIT_KEYS) + (TEXT_KEYS if has_text else ())
     missing = [key for key in needed if key not in shapes]
-    if missing:
+    if len(missing) < len(needed):
+        shapes |= _stand_ins(shapes, missing)
+    else:
         raise UserError(
             f"{name}: this is no CLIP that is known here: among its {len(shapes)} tensors "
             f"({', '.join(sorted(shapes)[:3])} ...) are missing: {', '.join(missing)}"
@@ -61,6 +67,34 @@ def infer_config(tensors: Mapping[str, Any], name: str = "state dict", activatio
         told = ", ".join(f"{key} {shapes[key]}" for key in needed)
         raise UserError(f"{name}: this is no CLIP that is known here: no architecture fits the shapes {told}") from None
     return _match(config, activation)
+
+
+def _stand_ins(shapes: Shapes, missing: list[str]) -> dict[str, tuple[int, ...]]:
+    """Shapes for tensors that are missing, as far as others tell them, else those of ViT-B/32 and RN50."""
+
+    def size(*places: tuple[str, int], default: int) -> int:
+        known = (shapes[key][axis] for key, axis in places if len(shapes.get(key, ())) > axis)
+        return next(known, default)
+
+    def hidden(tower: str, default: int) -> int:
+        return size((f"{tower}transformer.resblocks.0.mlp.c_fc.bias", 0), default=default)
+
+    embed_dim = size(("text_projection", 1), ("visual.attnpool.c_proj.bias", 0), default=512)
+    width = size(("visual.class_embedding", 0), ("visual.ln_pre.weight", 0), default=768)
+    text_width = size(("ln_final.weight", 0), ("text_projection", 0), default=512)
+    shape = {
+        "visual.layer1.0.conv1.weight": (size(("visual.bn3.weight", 0), default=64),),
+        "visual.attnpool.positional_embedding": (50,),
+        "visual.attnpool.c_proj.weight": (embed_dim,),
+        "visual.conv1.weight": (width, 3, 32, 32),
+        "visual.positional_embedding": (50,),
+        "visual.transformer.resblocks.0.mlp.c_fc.weight": (hidden("visual.", 4 * width), width),
+        "visual.proj": (width, embed_dim),
+        "token_embedding.weight": (49408, text_width),
+        "positional_embedding": (77,),
+        "transformer.resblocks.0.mlp.c_fc.weight": (hidden("", 4 * text_width), text_width),
+    }
+    return {key: shape[key] for key in missing}
 
 
 def _resnet(shapes: Shapes) -> ResNetConfig:

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from qualiclip_jax.models import convert
+from qualiclip_jax.errors import UserError
+from qualiclip_jax.models import convert, infer
 
 DATA = pathlib.Path(__file__).parents[1] / "data"
 TOLERANCE = 5e-6
@@ -52,3 +53,37 @@ def test_round_trip_is_bit_identical(golden):
     for key, value in theirs.items():
         assert back[key].shape == value.shape, key
         np.testing.assert_array_equal(back[key], value, err_msg=key)
+
+
+def test_wrappers_may_be_nested(golden):
+    wrapped = {f"module.model.clip_model.{key}": value.astype(np.float16) for key, value in state(golden).items()}
+    wrapped["module.model.prompts_features"] = np.zeros((14, 64), np.float32)
+    back = convert.to_openai_state_dict(convert.from_state_dict(wrapped))
+    for key, value in back.items():
+        np.testing.assert_array_equal(value, state(golden)[key].astype(np.float16), err_msg=key)
+
+
+KEYS = ("visual.conv1.weight", *infer.RESNET_KEYS, *infer.VIT_KEYS, *infer.TEXT_KEYS)
+
+
+@pytest.mark.parametrize("missing", dict.fromkeys(KEYS))
+def test_all_faults_are_named_though_a_tensor_that_tells_the_architecture_is_missing(golden, missing):
+    tensors = state(golden)
+    if missing not in tensors:
+        pytest.skip("of the other family")
+    del tensors[missing]
+    tensors["more.weight"] = np.zeros(3, np.float32)
+    tensors["ln_final.bias"] = np.zeros(3, np.float32)
+    with pytest.raises(UserError) as refusal:
+        convert.from_state_dict(tensors)
+    message = str(refusal.value)
+    assert f"missing: {missing}; not used: more.weight; of another shape: ln_final.bias (3,)" in message
+    assert message.count(" instead of ") == 1
+
+
+def test_values_that_are_not_finite_are_refused(golden):
+    tensors = state(golden)
+    tensors["visual.conv1.weight"] = tensors["visual.conv1.weight"].copy()
+    tensors["visual.conv1.weight"][0] = np.nan
+    with pytest.raises(UserError, match=r"not finite \(damaged\?\): visual.conv1.weight$"):
+        convert.from_state_dict(tensors)
