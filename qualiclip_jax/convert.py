@@ -73,8 +73,8 @@ def main(argv: Sequence[str]) -> None:
     args = parse(argv)
     if args.out.exists():
         raise UserError(f"{args.out} exists already: choose another name, or remove it first")
-    if args.temperature <= 0:
-        raise UserError(f"--temperature must be positive, got {args.temperature}")
+    if not 0 < args.temperature < float("inf"):
+        raise UserError(f"--temperature must be positive and finite, got {args.temperature}")
 
     from qualiclip_jax import checkpoint, prompts
     from qualiclip_jax.models import weights
@@ -82,7 +82,7 @@ def main(argv: Sequence[str]) -> None:
     pairs = prompts.check_prompts(args.prompts) if args.prompts else prompts.PAIRS
     found = weights.read(args.source)
     clip = weights.build(found, position=args.position, activation=args.activation)
-    if STORED_FEATURES in found.tensors and args.prompts is None:
+    if args.prompts is None and any(_is_stored_features(key) for key in found.tensors):
         features = stored_features(found, clip)
     elif clip.text is None:
         raise UserError(f"{args.source} has neither a text encoder nor prompt features: nothing to compare images with")
@@ -106,7 +106,7 @@ def stored_features(found: "Weights", clip: "CLIP") -> "np.ndarray":
 
     from qualiclip_jax import prompts
 
-    features = np.asarray(found.tensors[STORED_FEATURES], np.float32)
+    features = np.asarray(next(value for key, value in found.tensors.items() if _is_stored_features(key)), np.float32)
     wanted = (2 * len(prompts.PAIRS), clip.config.embed_dim)
     if features.shape != wanted:
         raise UserError(f"{found.name}: {STORED_FEATURES} {features.shape} instead of {wanted}")
@@ -129,6 +129,10 @@ def describe(clip: "CLIP") -> str:
     count = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(clip, nnx.Param)))
     text = "with" if clip.text is not None else "without"
     return f"{words}, {text} text encoder, {count / 1e6:.1f} M parameters"
+
+
+def _is_stored_features(key: str) -> bool:
+    return key.rpartition(".")[2] == STORED_FEATURES  # a wrapper may have put something before it
 
 
 def _sha256(file: Path) -> str:

@@ -71,6 +71,13 @@ def test_a_qualiclip_checkpoint_keeps_its_features_and_scores(qualiclip, golden,
     np.testing.assert_allclose(scores, wanted, atol=2e-6)
 
 
+def test_features_in_a_wrapped_checkpoint_are_found(qualiclip, tmp_path):
+    save_file({f"module.{key}": value for key, value in load_file(qualiclip).items()}, tmp_path / "a.safetensors")
+    assert run(tmp_path / "a.safetensors", "--out", tmp_path / "model") == 0
+    stored = load_file(qualiclip)["prompts_features"].reshape(7, 2, 64)
+    np.testing.assert_allclose(checkpoint.load_model(tmp_path / "model").prompt_features, stored, atol=1e-7)
+
+
 def test_prompts_are_encoded_and_the_text_encoder_is_kept_on_demand(clip_with_vocabulary, tmp_path):
     assert run(clip_with_vocabulary, "--out", tmp_path / "lean") == 0
     assert run(clip_with_vocabulary, "--out", tmp_path / "whole", "--text-encoder", "--position", "native") == 0
@@ -133,8 +140,9 @@ def test_an_existing_target_is_left_alone(qualiclip, tmp_path, capsys):
     assert [path.name for path in (tmp_path / "there").iterdir()] == ["mine"]
 
 
-def test_a_temperature_that_is_none_is_refused(qualiclip, tmp_path, capsys):
-    assert run(qualiclip, "--out", tmp_path / "model", "--temperature", 0) == 1
+@pytest.mark.parametrize("temperature", ["0", "-1", "nan", "inf"])
+def test_a_temperature_that_is_none_is_refused(qualiclip, tmp_path, capsys, temperature):
+    assert run(qualiclip, "--out", tmp_path / "model", f"--temperature={temperature}") == 1
     assert "--temperature must be positive" in capsys.readouterr().err
 
 
