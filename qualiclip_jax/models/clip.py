@@ -57,9 +57,11 @@ class CLIP(nnx.Module):
           float32 [N, D], not of unit length.
 
         Raises:
-          UserError: images smaller than the encoder's stride, or of another size than the native one under position
-            "native".
+          UserError: images of another shape, smaller than the encoder's stride, or of another size than the native one
+            under position "native".
         """
+        if jnp.ndim(images) != 4 or images.shape[-1] != 3:
+            raise UserError(f"images of shape {jnp.shape(images)}, expected [N, height, width, 3]")
         least = self.config.image.patch_size if isinstance(self.image, ViT) else 32
         if min(images.shape[1:3]) < least:
             raise UserError(
@@ -77,12 +79,17 @@ class CLIP(nnx.Module):
           float32 [P, D], not of unit length.
 
         Raises:
-          UserError: the model has no text encoder.
+          UserError: the model has no text encoder, or tokens are not integers of the vocabulary [P, 77 or fewer].
         """
         if self.text is None:
             raise UserError(
                 "this model has no text encoder (it was saved or loaded without one): its prompts cannot be changed"
             )
+        tokens, text = jnp.asarray(tokens), self.config.text
+        if tokens.ndim != 2 or tokens.shape[1] > text.context_length or not jnp.issubdtype(tokens.dtype, jnp.integer):
+            raise UserError(f"tokens are {tokens.dtype} {tokens.shape}, expected integers [P, {text.context_length}]")
+        if not isinstance(tokens, jax.core.Tracer) and not ((tokens >= 0) & (tokens < text.vocab_size)).all():
+            raise UserError(f"tokens from {tokens.min()} to {tokens.max()}: this vocabulary has {text.vocab_size}")
         return self.text(tokens).astype(jnp.float32)
 
     def drop_text_encoder(self) -> None:

@@ -155,6 +155,27 @@ def test_a_model_without_text_encoder_says_so(build):
         clip.encode_text(jnp.ones((2, 77), jnp.int32))
 
 
+@pytest.mark.parametrize("shape", [(64, 64, 3), (2, 3, 64, 64), (1, 1, 64, 64, 3)])
+def test_images_of_another_shape_are_refused(clip, shape):
+    with pytest.raises(UserError, match=r"expected \[N, height, width, 3\]"):
+        clip.encode_image(np.zeros(shape, np.float32))
+
+
+@pytest.mark.parametrize(
+    ("tokens", "named"),
+    [
+        (np.zeros(77, np.int32), r"int32 \(77,\), expected integers \[P, 77\]"),
+        (np.zeros((1, 78), np.int32), r"int32 \(1, 78\)"),
+        (np.zeros((1, 77), np.float32), "float32"),
+        (np.full((1, 77), 50), "from 50 to 50: this vocabulary has 50"),
+        (np.full((1, 77), -1), "from -1 to -1"),
+    ],
+)
+def test_tokens_that_are_none_are_refused(build, tokens, named):
+    with pytest.raises(UserError, match=named):
+        build(RESNET).encode_text(tokens)
+
+
 def test_the_text_feature_is_read_at_the_end_token(build):
     tokens = np.zeros((2, 77), np.int32)
     tokens[:, :4] = [1, 7, 9, 49]
