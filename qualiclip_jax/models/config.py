@@ -32,8 +32,8 @@ class ResNetConfig:
         object.__setattr__(self, "layers", tuple(self.layers))
         if len(self.layers) != 4 or min(self.layers) < 1:
             raise UserError(f"ResNetConfig: layers are the blocks of four stages, at least one each, got {self.layers}")
-        if self.width % 2:
-            raise UserError(f"ResNetConfig: width must be even, got {self.width}")
+        if self.width < 2 or self.width % 2:
+            raise UserError(f"ResNetConfig: width must be even and positive, got {self.width}")
 
     @property
     def features(self) -> int:
@@ -117,7 +117,7 @@ class CLIPConfig:
       remat: recompute each block in the backward pass: less memory, about a third more time.
 
     Raises:
-      UserError: position, compute_dtype or an activation is not known, or heads do not divide the channels.
+      UserError: position, compute_dtype or an activation is not known, heads do not divide the channels, or a size is 0.
     """
 
     embed_dim: int
@@ -131,6 +131,8 @@ class CLIPConfig:
         if self.position is None:
             default = "none" if isinstance(self.image, ResNetConfig) else "interpolate"
             object.__setattr__(self, "position", default)
+        if self.embed_dim < 1:
+            raise UserError(f"embed_dim must be positive, got {self.embed_dim}")
         _one_of("position", self.position, POSITIONS)
         _one_of("compute_dtype", self.compute_dtype, COMPUTE_DTYPES)
         for part in (self.image, self.text):
@@ -139,7 +141,7 @@ class CLIPConfig:
             if not isinstance(part, ResNetConfig):
                 _one_of("activation", part.activation, ACTIVATIONS)
             width = part.features if isinstance(part, ResNetConfig) else part.width
-            if width % part.heads:
+            if width < 1 or part.heads < 1 or width % part.heads:
                 raise UserError(f"{type(part).__name__}: {part.heads} heads do not divide {width} channels")
 
     def to_dict(self) -> dict[str, Any]:

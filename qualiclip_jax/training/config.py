@@ -8,6 +8,7 @@ import functools
 import json
 import math
 import re
+from collections.abc import Iterator
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -19,11 +20,6 @@ OPTIMIZERS = ("adamw", "lion", "sgd")
 SCHEDULES = ("cosine", "constant", "frozen")
 AT_LEAST_1 = (
     "batch_size", "log_every", "checkpoint.every", "checkpoint.keep_last", "optimizer.accumulate", "eval.max_photos",
-)  # fmt: skip
-AT_LEAST_0 = (
-    "epochs", "eval.every", "data.threads", "data.cache_mb", "loss.margin_consistency", "loss.margin_rank",
-    "loss.weight_consistency", "loss.weight_positive", "loss.weight_negative", "loss.weight_across",
-    "optimizer.weight_decay", "optimizer.eps", "optimizer.clip_norm", "optimizer.warmup_steps",
 )  # fmt: skip
 
 
@@ -152,18 +148,20 @@ def check(config: ConfigDict) -> None:
 
     for field in AT_LEAST_1:
         require(value_of(field) >= 1, field, "1 or more")
-    for field in AT_LEAST_0:
-        require(0 <= value_of(field) < math.inf, field, "0 or more")
-    require(0 <= config.seed < 2**63, "seed", "0 or more, below 2**63")
+    for field, value in _numbers(config):
+        require(0 <= value < math.inf, field, "0 or more, and finite")
+    require(config.seed < 2**63, "seed", "below 2**63")
     require(config.steps >= 1 or config.epochs > 0, "steps", "1 or more (or set epochs)")
-    require(0 < config.learning_rate < math.inf, "learning_rate", "above 0")
+    require(config.learning_rate > 0, "learning_rate", "above 0")
     require(config.temperature > 0, "temperature", "above 0")
     require(config.data.crop_size >= 32, "data.crop_size", "32 or more")
     require(config.eval.crop_size >= 32, "eval.crop_size", "32 or more")
     require(0 <= config.data.min_overlap <= 1, "data.min_overlap", "in 0..1")
     scale = tuple(config.data.scale_range)
     require(
-        len(scale) == 2 and 0 < scale[0] <= scale[1] <= 1, "data.scale_range", "(low, high) with 0 < low <= high <= 1"
+        len(scale) == 2 and all(map(_is_number, scale)) and 0 < scale[0] <= scale[1] <= 1,
+        "data.scale_range",
+        "(low, high) with 0 < low <= high <= 1",
     )
     require(config.data.small_images in ("enlarge", "skip"), "data.small_images", "'enlarge' or 'skip'")
     require(config.model.compute_dtype in ("float32", "bfloat16"), "model.compute_dtype", "'float32' or 'bfloat16'")
@@ -181,17 +179,18 @@ def check(config: ConfigDict) -> None:
         "0 (always `composed`) to degradations.composed",
     )
     require(config.optimizer.name in OPTIMIZERS, "optimizer.name", f"one of {', '.join(OPTIMIZERS)}")
-    require(0 <= config.optimizer.ema_decay < 1, "optimizer.ema_decay", "0 (none) or below 1")
     require(0 <= config.optimizer.b1 < 1, "optimizer.b1", "0 or more, below 1")
     require(0 <= config.optimizer.b2 < 1, "optimizer.b2", "0 or more, below 1")
+    require(0 <= config.optimizer.ema_decay < 1, "optimizer.ema_decay", "0 (none) or below 1")
     require(config.batch_size % config.optimizer.accumulate == 0, "optimizer.accumulate", "a divisor of batch_size")
     if config.loss.weight_across:
         require(
             config.degradations.levels > objective.ACROSS, "degradations.levels", "3 or more with loss.weight_across"
         )
+    require(all(isinstance(name, str) for name in config.eval.rated), "eval.rated", "names of rated sets")
     for row in config.optimizer.parameters:
         require(
-            len(row) == 3 and row[1] in SCHEDULES and isinstance(row[2], int | float) and 0 <= row[2] < math.inf,
+            _is_schedule_row(row),
             "optimizer.parameters",
             f"rows of (regex, schedule, multiplier), schedule one of {', '.join(SCHEDULES)}, multiplier 0 or more",
         )
@@ -202,3 +201,23 @@ def check(config: ConfigDict) -> None:
                 f"config.optimizer.parameters has a regex that does not compile: {row[0]!r}: {error}"
             ) from None
     prompts.check_prompts(config.prompts)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
+
+
+def _is_schedule_row(row: Any) -> bool:
+    if not isinstance(row, (tuple, list)) or len(row) != 3:
+        return False
+    pattern, kind, multiplier = row
+    return isinstance(pattern, str) and kind in SCHEDULES and _is_number(multiplier) and multiplier >= 0
+
+
+def _numbers(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, int | float]]:
+    """Name and value of every field that is a number; none of them may be negative."""
+    for name, value in config.items():
+        if isinstance(value, ConfigDict):
+            yield from _numbers(value, f"{prefix}{name}.")
+        elif isinstance(value, (int, float)):
+            yield f"{prefix}{name}", value
