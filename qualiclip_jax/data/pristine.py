@@ -21,10 +21,10 @@ from qualiclip_jax.data.sources import Source, open_source
 from qualiclip_jax.errors import UserError
 from qualiclip_jax.images import ImageError
 
-__all__ = ["CropPairs", "crop_pairs", "open_source", "photos"]
+__all__ = ["CropPairs", "crop_pairs", "open_source", "photos", "require_large_enough"]
 
 MAX_CORRUPT = 0.05  # share of the photos tried that may fail to decode
-JUDGED_AFTER = 100  # photos to try before that share is judged (all of them, where there are fewer)
+JUDGED_AFTER = 100  # photos to try before that share is judged; until then, failures are held against all photos
 
 _log = logging.getLogger(__name__)
 
@@ -63,7 +63,8 @@ def crop_pairs(
       min_overlap: in [0, 1]: the crops overlap by at least this share of the side, on each axis.
       scale_range: each photo is first shrunk by a factor uniform in (low, high), in (0, 1], where the crop still fits.
       flip: mirror half of the pairs, both crops together.
-      small: what becomes of photos smaller than the crop: "enlarge" (Lanczos, just enough) or "skip".
+      small: what becomes of photos smaller than the crop: "enlarge" (Lanczos, just enough) or "skip". At least one
+        must be as large.
       threads: that decode; None is one for each core this process may use, 16 at most.
       prefetch: batches made ready in the background.
       cache_mb: MB (10**6 bytes) of decoded photos kept in memory: the first ones seen, until it is full.
@@ -74,15 +75,14 @@ def crop_pairs(
       stream; b = batch_size / process_count. To be closed: `with`, or `close()`.
 
     Raises:
-      UserError: a field out of range, or (`small="skip"`) no photo as large as the crop; while iterating, if more than
-        5 % of the photos tried cannot be decoded (judged once 100 photos, or all, have been tried).
+      UserError: a field out of range, or no photo as large as the crop; while iterating, if more than 5 % of the photos
+        cannot be decoded: of those tried, once they are 100, else of all.
       ValueError: `process_index` or `start_step` makes no sense.
     """
     if not 0 <= process_index < process_count or start_step < 0:
         raise ValueError(f"process {process_index} of {process_count}, from step {start_step}")
     _check_fields(batch_size, crop_size, seed, process_count, min_overlap, scale_range, small)
-    if small == "skip":
-        _require_large_enough(source, crop_size)
+    require_large_enough(source, crop_size)
     threads = threads or min(16, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
     draw = partial(draw_pair, crop_size=crop_size, min_overlap=min_overlap, scale_range=scale_range, flip=flip)
     library = Library(source, crop_size=crop_size, small=small, cache_mb=cache_mb, warn=warn)
@@ -197,10 +197,11 @@ class Library:
         """Raises UserError if too many photos are corrupt, or none is left."""
         count, total = self.counters, len(self._notes)
         tried, corrupt, skipped = count["tried"], count["corrupt"], count["skipped"]
-        if tried >= min(JUDGED_AFTER, total) and corrupt > MAX_CORRUPT * tried:
+        if corrupt > MAX_CORRUPT * (tried if tried >= JUDGED_AFTER else total):
+            of_all = "" if tried >= JUDGED_AFTER else f" of all {total}"
             raise UserError(
                 f"{self._source.describe()}: {corrupt} of the {tried} photos tried cannot be read, more than "
-                f"{MAX_CORRUPT:.0%}; mend or remove them (each is named above)"
+                f"{MAX_CORRUPT:.0%}{of_all}; mend or remove them (each is named above)"
             )
         if corrupt + skipped == total:
             raise UserError(
@@ -223,7 +224,7 @@ def photos(spec: str, limit: int | None = None, max_side: int | None = None) -> 
     Raises:
       UserError: as `open_source`.
     """
-    source = open_source(spec)
+    source = open_source(spec, "photos")
     found: list[tuple[str, np.ndarray]] = []
     for index in range(len(source)):
         if limit is not None and len(found) >= limit:
@@ -266,7 +267,8 @@ def _check_fields(batch_size, crop_size, seed, process_count, min_overlap, scale
             raise UserError(f"{field} is {value!r}, must be {expected}")
 
 
-def _require_large_enough(source: Source, crop_size: int) -> None:
+def require_large_enough(source: Source, crop_size: int) -> None:
+    """Raises UserError if no photo is as large as the crop; reads headers until one is."""
     largest = 0
     for index in range(len(source)):
         try:
@@ -277,5 +279,5 @@ def _require_large_enough(source: Source, crop_size: int) -> None:
             return
     raise UserError(
         f"data.crop_size is {crop_size}, larger than every image of {source.describe()}, whose shorter sides are "
-        f"{largest} px at most: choose a smaller one, or data.small_images = 'enlarge'"
+        f"{largest} px at most: choose a smaller one"
     )

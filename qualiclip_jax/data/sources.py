@@ -55,13 +55,14 @@ class Source(Protocol):
         """A few words for the screen and the logs."""
 
 
-def open_source(spec: str) -> Source:
+def open_source(spec: str, field: str = "data.source") -> Source:
     """Opens a source of images.
 
     Args:
       spec: `folder:PATH` (recursive; also a file or a glob pattern), `tfds:NAME[:SPLIT][@DATA_DIR]` (a prepared
         ArrayRecord data set), `sample`, `sample:train` or `sample:test` (the colour photographs inside
         scikit-image's wheel), or several of these joined by commas.
+      field: what an error calls the place where `spec` was given.
 
     Returns:
       A source with at least one readable image.
@@ -70,11 +71,11 @@ def open_source(spec: str) -> Source:
       UserError: no such kind, folder, data set or split; or no readable image there.
     """
     parts = [part.strip() for part in re.split(r",(?=\s*(?:folder:|tfds:|sample(?:$|[:,])))", spec)]
-    sources = [_open_one(part) for part in parts]
+    sources = [_open_one(part, field) for part in parts]
     return sources[0] if len(sources) == 1 else JoinedSource(sources)
 
 
-def _open_one(spec: str) -> Source:
+def _open_one(spec: str, field: str) -> Source:
     kind, _, rest = spec.partition(":")
     if kind == "folder" and rest:
         source = FolderSource(rest)
@@ -83,7 +84,7 @@ def _open_one(spec: str) -> Source:
     elif kind == "sample" and rest in SAMPLES:
         source = SampleSource(rest)
     else:
-        raise UserError(f"data.source: {spec!r} is not a source of images; use one of: {SPECS}")
+        raise UserError(f"{field}: {spec!r} is not a source of images; use one of: {SPECS}")
     _require_readable(source)
     return source
 

@@ -117,7 +117,8 @@ class CLIPConfig:
       remat: recompute each block in the backward pass: less memory, about a third more time.
 
     Raises:
-      UserError: position, compute_dtype or an activation is not known, heads do not divide the channels, or a size is 0.
+      UserError: position, compute_dtype or an activation is not known, heads do not divide the channels, or there are
+        none of either.
     """
 
     embed_dim: int

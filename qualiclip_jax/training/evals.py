@@ -25,7 +25,8 @@ class Evaluator:
       model: gives prompts and architecture.
 
     Raises:
-      UserError: photos or sets that are not there, cannot be read, or have opinions that nothing can correlate with.
+      UserError: photos or sets that are not there, cannot be read, are smaller than the crops, or have opinions that
+        nothing can correlate with.
     """
 
     def __init__(self, config: ConfigDict, recipe: Recipe, model: checkpoint.Model):
@@ -33,6 +34,8 @@ class Evaluator:
 
         self._config, self._recipe, self._model = config, recipe, model
         self._photos = pristine.photos(config.eval.photos, limit=config.eval.max_photos) if config.eval.photos else []
+        if self._photos:
+            _check_crop(self._photos, config.eval.crop_size)
         self._rated = {name: _checked(rated.load(name)) for name in config.eval.rated}
 
         @jax.jit
@@ -88,6 +91,16 @@ def _srcc(model: "QualiCLIP", rated_set: RatedSet, sizes: list[tuple[int, int]])
             raise UserError(f"{rated_set.name}: {rated_set.ids[index]} cannot be scored: {attributes.reason}")
     means = np.array([scores[index].mean() for index in range(len(sizes))], np.float64)
     return correlation.srcc(means, rated_set.mos) if np.ptp(means) > 0 else np.nan
+
+
+def _check_crop(photos: list[tuple[str, np.ndarray]], crop_size: int) -> None:
+    name, photo = min(photos, key=lambda item: min(item[1].shape[:2]))
+    shortest = min(photo.shape[:2])
+    if crop_size > shortest:
+        raise UserError(
+            f"config.eval.crop_size is {crop_size}, larger than the smallest photo of config.eval.photos ({name}, "
+            f"shortest side {shortest} px): choose a smaller one"
+        )
 
 
 def best_metric(config: ConfigDict, results: dict[str, float]) -> float | None:

@@ -56,6 +56,7 @@ def train(config: ConfigDict, directory: str | Path, overwrite: bool = False) ->
     parallel.check_batch(config.batch_size, config.optimizer.accumulate)
     model = build.build_model(config)
     source = pristine.open_source(config.data.source)
+    pristine.require_large_enough(source, config.data.crop_size)
     steps = math.ceil(config.epochs * len(source) / config.batch_size) if config.epochs else config.steps
     recipe, params, batch_stats = build.build_recipe(config, model, steps)
     state = create_state(params, batch_stats, recipe)
