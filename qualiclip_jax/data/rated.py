@@ -6,7 +6,7 @@ import functools
 import io
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -160,7 +160,7 @@ def _load_csv(spec: str, allow_missing: bool) -> RatedSet:
     path, folder = _csv_paths(spec.removeprefix("csv:"))
     columns = _read_csv(path)
     files = [folder / image for image in columns["image"]]
-    there = [file.is_file() for file in files]
+    there = [os.path.isfile(file) for file in files]  # False also for a name that no file can have
     absent = [image for image, is_there in zip(columns["image"], there) if not is_there]
     if absent and (len(absent) == len(files) or not allow_missing):
         raise UserError(
@@ -214,9 +214,12 @@ def _read_csv(path: Path) -> dict[str, list]:
     names = [name.strip().lower() for name in next(reader, [])]
     if "image" not in names or len({"mos", "dmos"} & set(names)) != 1:
         raise UserError(f"{path}: needs the columns image and mos (or dmos), it has {', '.join(names) or 'none'}")
+    twice = [name for name in names if name in _CONVERT and names.count(name) > 1]
+    if twice:
+        raise UserError(f"{path}: has the column {twice[0]} twice")
     columns = {name: [] for name in names if name in _CONVERT}
     first_line: dict[str, int] = {}
-    for row in reader:
+    for row in _rows(reader, path):
         if not any(field.strip() for field in row):
             continue
         where = f"{path}, line {reader.line_num}"
@@ -232,6 +235,13 @@ def _read_csv(path: Path) -> dict[str, list]:
     if not first_line:
         raise UserError(f"{path}: no rows below the header")
     return columns
+
+
+def _rows(reader: Any, path: Path) -> Iterator[list[str]]:
+    try:
+        yield from reader
+    except csv.Error as error:  # a quotation mark that is never closed
+        raise UserError(f"{path}, line {reader.line_num}: {error}; is a quotation mark missing?") from None
 
 
 def _text(field: str, where: str) -> str:
@@ -260,7 +270,7 @@ def _number_or_nan(field: str, where: str) -> float:
 
 def _level(field: str, where: str) -> int:
     value = _number(field or "0", where)
-    if value < 0 or value != int(value):
+    if not 0 <= value < 2**31 or value != int(value):
         raise UserError(f"{where}: {field} is not a level (0 for none, 1 the mildest, 2, ...)")
     return int(value)
 

@@ -112,7 +112,11 @@ def test_all_images_missing_is_an_error_even_if_missing_is_allowed(tmp_path):
         (["image,mos", "photo 0.png,1", "", "photo 0.png,2"], "line 4: photo 0.png is rated in line 2"),
         (["image,mos", ",1"], "line 2, image: is empty"),
         (["image,mos,level", "photo 0.png,1,-1"], "line 2, level: -1 is not a level"),
+        (["image,mos,level", "photo 0.png,1,1e30"], "line 2, level: 1e30 is not a level"),
         (["image,mos,mos_std", "photo 0.png,1,wide"], "line 2, mos_std: 'wide'"),
+        (["image,mos,MOS", "photo 0.png,1,2"], "has the column mos twice"),
+        (["image,mos", "x" * 300 + ".png,1", "photo 0.png,1"], "1 of 2 images are not in"),
+        (["image,mos", '"photo 0.png,1', *["photo 1.png,1"] * 10_000], "is a quotation mark missing"),
     ],
 )
 def test_what_is_wrong_is_said_with_its_line(photos, tmp_path, lines, message):
