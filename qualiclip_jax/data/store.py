@@ -25,9 +25,12 @@ def read_labels(folder: Path) -> dict[str, Any]:
     """Reads what the builder stored beside the records: `labels` (columns), `missing`, `source`.
 
     Raises:
-      UserError: the file is missing or damaged.
+      UserError: the file is missing, damaged, or not one that the builder wrote.
     """
     try:
-        return json.loads((folder / LABELS_FILE).read_text())
-    except (OSError, ValueError) as error:
+        stored = json.loads((folder / LABELS_FILE).read_text())
+        if not {"labels", "missing", "source"} <= set(stored):
+            raise ValueError("not written by python -m qualiclip_jax.data prepare")
+    except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{folder / LABELS_FILE}: {error}; remove {folder} and prepare the set again") from None
+    return stored

@@ -106,3 +106,19 @@ def test_workbook_without_the_columns(tmp_path):
     workbook(tmp_path / "a.xlsx", ("Image", "Score"), ("1.png", 3))
     with Archive(tmp_path) as archive, pytest.raises(UserError, match=r"a.xlsx: no MOS in it \(it has Image, Score\)"):
         list(archive.sheet("a.xlsx", ("Image", "MOS")))
+
+
+def test_workbook_with_broken_xml(tmp_path):
+    workbook(tmp_path / "whole.xlsx", ("Image", "MOS"), ("1.png", 3))
+    with zipfile.ZipFile(tmp_path / "whole.xlsx") as whole, zipfile.ZipFile(tmp_path / "a.xlsx", "w") as file:
+        for name in whole.namelist():
+            data = whole.read(name)
+            file.writestr(name, data[: len(data) // 2] if "sheet1" in name else data)
+    with Archive(tmp_path) as archive, pytest.raises(UserError, match="a.xlsx: cannot be read as an Excel workbook"):
+        list(archive.sheet("a.xlsx", ("Image", "MOS")))
+
+
+def test_table_with_a_quotation_mark_that_is_never_closed(tmp_path):
+    write(tmp_path / "a.csv", b'name,mos\n1.png,"3\n' + b"2.png,3\n" * 20_000)
+    with Archive(tmp_path) as archive, pytest.raises(UserError, match=r"a.csv, line \d+: field larger than"):
+        list(archive.rows("a.csv", ("name", "mos")))

@@ -245,6 +245,14 @@ def test_live_without_the_realigned_ratings(tmp_path):
     assert loaded.label_files == done.label_files
 
 
+def test_flive_tables_under_the_names_of_the_authors_code(tmp_path):
+    source, records = miniature("flive", tmp_path)
+    (tmp_path / "labels640.csv").rename(tmp_path / "labels>640.csv")
+    (tmp_path / "labels=640_padded.csv").rename(tmp_path / "labels<=640_padded.csv")
+    with Archive(tmp_path) as archive:
+        assert check(source, archive) == (records, [])
+
+
 def test_koniq_without_the_file_of_splits_reads_the_z_scores(tmp_path):
     source, records = miniature("koniq10k", tmp_path)
     (tmp_path / "koniq10k_distributions_sets.csv").unlink()

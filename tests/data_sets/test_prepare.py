@@ -174,8 +174,10 @@ def test_damaged_prepared_set_says_to_prepare_again(three, tmp_path):
     prepare(SOURCES["agiqa3k"], tmp_path / "manual", tmp_path / "data")
     labels = tmp_path / "data/agiqa3k/1.0.0" / store.LABELS_FILE
     labels.write_text(labels.read_text()[:50])
-    with pytest.raises(UserError, match="remove .*1.0.0 and prepare the set again"):
-        rated.load("agiqa3k", tmp_path / "data")
+    for content in (labels.read_text(), "{}", "3"):  # the last two: whole, but of another program
+        labels.write_text(content)
+        with pytest.raises(UserError, match="remove .*1.0.0 and prepare the set again"):
+            rated.load("agiqa3k", tmp_path / "data")
 
 
 def test_order_is_kept_over_several_shards(tmp_path, monkeypatch):

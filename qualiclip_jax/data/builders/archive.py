@@ -192,12 +192,15 @@ class Archive:
         """
         text = io.StringIO(self._read_labels(path).decode("utf-8-sig", errors="replace"), newline="")
         reader = csv.DictReader(text, skipinitialspace=True)
-        self._check_columns(path, columns, reader.fieldnames or [])
-        for row in reader:
-            where = f"{self.locate(path)}, line {reader.line_num}"
-            if any(row[c] is None for c in columns):
-                raise UserError(f"{where}: too few columns")
-            yield where, row
+        try:
+            self._check_columns(path, columns, reader.fieldnames or [])
+            for row in reader:
+                where = f"{self.locate(path)}, line {reader.line_num}"
+                if any(row[c] is None for c in columns):
+                    raise UserError(f"{where}: too few columns")
+                yield where, row
+        except csv.Error as error:  # a quotation mark that is never closed
+            raise UserError(f"{self.locate(path)}, line {reader.line_num}: {error}") from None
 
     def sheet(self, path: str, columns: tuple[str, ...], sheet: str | None = None) -> Iterator[tuple[str, dict]]:
         """Like `rows`, for an Excel workbook: its first sheet or the one named, below the row that has `columns`."""
@@ -208,7 +211,9 @@ class Archive:
                 warnings.simplefilter("ignore")  # of styles it does not know
                 book = openpyxl.load_workbook(io.BytesIO(self._read_labels(path)), read_only=True, data_only=True)
                 table = list((book[sheet] if sheet else book.worksheets[0]).iter_rows(values_only=True))
-        except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        except UserError:
+            raise
+        except Exception as error:  # damaged files make openpyxl raise nearly every class there is
             raise UserError(f"{self.locate(path)}: cannot be read as an Excel workbook ({error})") from None
         heads = [n for n, row in enumerate(table) if set(columns) <= set(row)]
         if not heads:

@@ -75,8 +75,8 @@ CLIVE = Source(
 
 def _read_flive(archive: Archive) -> Iterator[Record]:
     """labels_image.csv: name, mos. Two more tables say which images are the test and the validation part."""
-    test = _flive_names(archive, "labels640.csv")
-    validation = _flive_names(archive, "labels=640_padded.csv", only_valid=True)
+    test = _flive_names(archive, "labels640.csv", "labels>640.csv")
+    validation = _flive_names(archive, "labels=640_padded.csv", "labels<=640_padded.csv", only_valid=True)
     for where, row in archive.rows("labels_image.csv", ("name", "mos")):
         split = "test" if row["name"] in test else "validation" if row["name"] in validation else "train"
         yield Record(
@@ -86,9 +86,11 @@ def _read_flive(archive: Archive) -> Iterator[Record]:
         )
 
 
-def _flive_names(archive: Archive, table: str, only_valid: bool = False) -> set[str]:
+def _flive_names(archive: Archive, *tables: str, only_valid: bool = False) -> set[str]:
+    """Names in the first of `tables` that is there; the authors' code has < and > in them, which Windows forbids."""
     columns = ("name_image", "is_valid") if only_valid else ("name_image",)
-    if table not in archive:
+    table = next((table for table in tables if table in archive), None)
+    if table is None:
         return set()
     return {row["name_image"] for _, row in archive.rows(table, columns) if not only_valid or row["is_valid"] == "True"}
 
