@@ -8,6 +8,7 @@ import pytest
 from qualiclip_jax import train
 from qualiclip_jax.errors import UserError
 from qualiclip_jax.training import config as config_lib
+from qualiclip_jax.training import evals
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.py"))
 TINY = str(Path(__file__).with_name("tiny.py"))
@@ -119,3 +120,9 @@ def test_differences_name_nested_fields():
     old = {"seed": 0, "data": {"source": "a", "flip": True}, "gone": 1}
     new = {"seed": 0, "data": {"source": "b", "flip": True}}
     assert config_lib.differences(old, new) == ["data.source: 'a' -> 'b'", "gone: 1 -> '(absent)'"]
+
+
+def test_crops_larger_than_the_held_out_photos_name_the_field():
+    config = train.parse(["--config", TINY, "--config.eval.photos=sample:test", "--config.eval.crop_size=301"])[0]
+    with pytest.raises(UserError, match=r"config\.eval\.crop_size is 301, larger than .*chelsea, shortest side 300 px"):
+        evals.Evaluator(config, recipe=None, model=None)
