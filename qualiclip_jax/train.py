@@ -19,6 +19,8 @@ USAGE = """usage: python -m qualiclip_jax.train --config FILE [--workdir DIR] [-
 Running the same command again goes on from the last checkpoint. All fields: qualiclip_jax/training/config.py
 """
 
+_WRAPPED = "Error whilst parsing config file"  # how ml_collections begins to tell of some errors
+
 
 def parse(argv: Sequence[str]):
     """Reads the command line.
@@ -40,16 +42,8 @@ def parse(argv: Sequence[str]):
     path = _config_path(argv)
     try:
         rest = values(argv)[1:]
-    except flags.Error as error:
-        raise UserError(" ".join(str(error).split())) from None
     except Exception as error:  # get_config() may raise anything
-        lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if Path(f.filename) == path]
-        if not lines and isinstance(error, (KeyError, AttributeError)):
-            raise UserError(_no_such_field(error, path, argv)) from None
-        line = getattr(error, "lineno", None) or (lines[-1] if lines else "?")
-        text = " ".join(str(error.args[0] if error.args else error).split())
-        text = re.sub(r"Other fields present.*?(?=Did you mean|$)", "", text)  # ml_collections lists the whole config
-        raise UserError(f"{path}, line {line}: {type(error).__name__}: {text}") from None
+        raise UserError(_what_is_wrong(error, path, argv)) from None
     if rest:
         raise UserError(f"{rest[0]!r} is not a flag; fields are set as --config.FIELD=VALUE")
     config = values.config
@@ -71,6 +65,25 @@ def _config_path(argv: Sequence[str]) -> Path:
     if path is None:
         raise UserError("which config? e.g. --config configs/demo.py (--help tells more)")
     return path
+
+
+def _what_is_wrong(error: Exception, path: Path, argv: Sequence[str]) -> str:
+    """One line on an error in a config file or a flag."""
+    from absl import flags
+
+    while _WRAPPED in str(error) and error.__context__:  # a whole traceback as a message: of what get_config() raised
+        error = error.__context__
+    if isinstance(error, flags.Error):
+        return " ".join(str(error).split())
+    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if Path(f.filename) == path]
+    text = " ".join(str(error.args[0] if error.args else error).split())
+    if not lines and "get_config" in text:
+        return f"--config {path}: needs a function get_config() without arguments ({text})"
+    if not lines and isinstance(error, (KeyError, AttributeError)):
+        return _no_such_field(error, path, argv)
+    line = getattr(error, "lineno", None) or (lines[-1] if lines else "?")
+    text = re.sub(r"Other fields present.*?(?=Did you mean|$)", "", text)  # ml_collections lists the whole config
+    return f"{path}, line {line}: {type(error).__name__}: {text}"
 
 
 def _no_such_field(error: Exception, path: Path, argv: Sequence[str]) -> str:

@@ -146,10 +146,12 @@ def check(config: ConfigDict) -> None:
         if not condition:
             raise UserError(f"config.{field} is {value_of(field)!r}, but must be {wanted}")
 
+    _check_fields(config)
     for field in AT_LEAST_1:
         require(value_of(field) >= 1, field, "1 or more")
-    for field, value in _numbers(config):
-        require(0 <= value < math.inf, field, "0 or more, and finite")
+    for field, value in _fields(config):
+        if isinstance(value, (int, float)):
+            require(0 <= value < math.inf, field, "0 or more, and finite")
     require(config.seed < 2**63, "seed", "below 2**63")
     require(config.steps >= 1 or config.epochs > 0, "steps", "1 or more (or set epochs)")
     require(config.learning_rate > 0, "learning_rate", "above 0")
@@ -214,10 +216,31 @@ def _is_schedule_row(row: Any) -> bool:
     return isinstance(pattern, str) and kind in SCHEDULES and _is_number(multiplier) and multiplier >= 0
 
 
-def _numbers(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, int | float]]:
-    """Name and value of every field that is a number; none of them may be negative."""
+def _check_fields(config: ConfigDict) -> None:
+    """Checks that there are the fields of `default_config`, no others, and each of its kind."""
+    defaults, given = dict(_fields(default_config())), dict(_fields(config))
+    for name, default in defaults.items():
+        if name not in given:
+            raise UserError(
+                f"config.{name} is missing: get_config() has to start from training.config.default_config()"
+            )
+        if not _is_like(given[name], default):
+            raise UserError(f"config.{name} is {given[name]!r}, but must be of the kind of {default!r}")
+    for name in given:
+        if name not in defaults and not name.startswith("model.image."):
+            raise UserError(f"config.{name}: there is no such field")
+
+
+def _is_like(value: Any, default: Any) -> bool:
+    if isinstance(default, tuple):
+        return isinstance(value, (tuple, list))
+    return type(value) is type(default) or (isinstance(default, float) and type(value) is int)
+
+
+def _fields(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Name and value of every field, those of the sections with their prefix, `data.flip`."""
     for name, value in config.items():
         if isinstance(value, ConfigDict):
-            yield from _numbers(value, f"{prefix}{name}.")
-        elif isinstance(value, (int, float)):
+            yield from _fields(value, f"{prefix}{name}.")
+        else:
             yield f"{prefix}{name}", value

@@ -287,7 +287,7 @@ class _StopSignals:
 
     def _ask(self, number: int, frame: Any) -> None:
         if self._name and number == signal.SIGINT:
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt("at once; the same command goes on from the last checkpoint")
         self._name = signal.Signals(number).name
         if not self._alone:
             signal.raise_signal(signal.SIGTERM)

@@ -1,6 +1,7 @@
 """Configs: every file in configs/ is valid, and every mistake is one line that names the field."""
 
 import math
+import sys
 from pathlib import Path
 
 import pytest
@@ -50,14 +51,47 @@ def test_mistakes_on_the_command_line(argument, message):
             "  c.stepz = 3\n  return c",
             'line 4: AttributeError: .*Did you mean "steps"',
         ),
+        (
+            "from qualiclip_jax.training.config import default_config\ndef get_config():\n  c = default_config()\n"
+            "  c.steps = 'many'\n  return c",
+            "line 4: TypeError: .*steps",
+        ),
+        ("def config():\n  return 3", r"needs a function get_config\(\)"),
+        ("def get_config(size):\n  return 3", r"needs a function get_config\(\)"),
     ],
 )
-def test_mistakes_in_the_file(tmp_path, code, message):
+def test_mistakes_in_the_file(tmp_path, monkeypatch, code, message):
+    monkeypatch.delitem(
+        sys.modules, "config_config", raising=False
+    )  # what an earlier file left, under ml_collections' name
     path = tmp_path / "broken.py"
     path.write_text(code)
     with pytest.raises(UserError, match=message) as error:
         train.parse(["--config", str(path)])
     assert len(str(error.value)) < 300
+    assert "\n" not in str(error.value)
+    assert "Traceback" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("del c.log_every", "config.log_every is missing"),
+        ("c.data = ConfigDict({'flip': True})", "config.data.cache_mb is missing"),
+        ("c.stepz = 3", "config.stepz: there is no such field"),
+        ("c.steps = config_dict.placeholder(int)", "config.steps is None"),
+        ("c.data.flip = 1", "config.data.flip is 1"),
+    ],
+)
+def test_unlocked_configs_are_checked_field_by_field(tmp_path, change, message):
+    path = tmp_path / "own.py"
+    path.write_text(
+        "from ml_collections import ConfigDict, config_dict\n"
+        "from qualiclip_jax.training.config import default_config\n"
+        f"def get_config():\n  c = ConfigDict(default_config().to_dict(), type_safe=False)\n  {change}\n  return c"
+    )
+    with pytest.raises(UserError, match=message):
+        config_lib.check(train.parse(["--config", str(path)])[0])
 
 
 @pytest.mark.parametrize(
