@@ -79,7 +79,8 @@ def prepare(
         return done
     if manual_dir is None:
         raise UserError(f"{source.how_to_get()}, then say --manual-dir FOLDER")
-    if not Path(manual_dir).is_dir():
+    manual_dir = Path(manual_dir).expanduser()
+    if not manual_dir.is_dir():
         raise UserError(f"{manual_dir}: no such folder. {source.how_to_get()}")
     folder = store.set_dir(source.name, data_dir)
     with _only_one(folder.parent), Archive(manual_dir) as archive:

@@ -195,6 +195,7 @@ def _csv_paths(given: str) -> tuple[Path, Path]:
     """Splits PATH or PATH@FOLDER (a file name may hold an @ itself) into the file and the folder of images."""
     pairs = [(Path(given), Path(given).parent)]
     pairs += [(Path(given[:at]), Path(given[at + 1 :])) for at, letter in enumerate(given) if letter == "@"]
+    pairs = [(path.expanduser(), folder.expanduser()) for path, folder in pairs]  # no shell does so behind "csv:"
     path, folder = next((pair for pair in pairs if pair[0].is_file()), pairs[-1])
     if not path.is_file():
         raise UserError(f"{path}: no such file")

@@ -79,6 +79,15 @@ def test_quoted_names_and_an_at_sign_in_the_path(photos, tmp_path):
     assert rated.load(f"csv:{path}@{folder}").ids == ["a, b.png"]
 
 
+def test_home_folder(photos, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "images").symlink_to(photos[0])
+    write(tmp_path / "a.csv", "image,mos", "photo 0.png,1")
+    assert rated.load("csv:~/a.csv@~/images").ids == ["photo 0.png"]
+    write(photos[0] / "home.csv", "image,mos", "photo 1.png,1")
+    assert rated.load("csv:~/images/home.csv").ids == ["photo 1.png"]
+
+
 def test_missing_images_are_named_and_counted(photos, tmp_path):
     names = ["photo 0.png", "gone1.png", "photo 2.png", *(f"gone{i}.png" for i in range(2, 6))]
     path = write(tmp_path / "a.csv", "image,mos,level", *(f"{name},{i},{i}" for i, name in enumerate(names)))
