@@ -61,9 +61,7 @@ def test_mistakes_on_the_command_line(argument, message):
     ],
 )
 def test_mistakes_in_the_file(tmp_path, monkeypatch, code, message):
-    monkeypatch.delitem(
-        sys.modules, "config_config", raising=False
-    )  # what an earlier file left, under ml_collections' name
+    monkeypatch.delitem(sys.modules, "config_config", raising=False)  # what an earlier file left
     path = tmp_path / "broken.py"
     path.write_text(code)
     with pytest.raises(UserError, match=message) as error:
