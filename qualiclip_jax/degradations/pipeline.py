@@ -1,13 +1,14 @@
 """Degradations by name: one type on a batch, and the degraded pairs of crops that training needs."""
 
 import functools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from qualiclip_jax.degradations import blur, brightness, color, compression, contrast, noise, spatial
-from qualiclip_jax.degradations.table import GROUPS, LEVELS, PARAMETERS, TYPES
+from qualiclip_jax.degradations.table import LEVELS, PARAMETERS, TYPES, types_by_group
 from qualiclip_jax.errors import UserError
 
 STRATEGIES = ("scan", "levels")
@@ -136,29 +137,30 @@ def default_strategy() -> str:
     return "scan" if jax.default_backend() == "cpu" else "levels"
 
 
-def sample_types(key: Array, batch: int, composed: int = 1) -> Array:
+def sample_types(key: Array, batch: int, composed: int = 1, types: Sequence[str] = TYPES) -> Array:
     """Draws types: uniformly over the groups, then over the types of the group.
 
     Args:
       key: one key.
       batch: B.
-      composed: D, how many degradations of distinct groups, in random order; 1 to 7.
+      composed: D, how many degradations of distinct groups, in random order.
+      types: the names that may be drawn; a group without one of them is left out.
 
     Returns:
       int32 [B] if `composed` is 1, else [B, D]; indices into `TYPES`.
 
     Raises:
-      UserError: `composed` out of range.
+      UserError: a type that there is not, or `composed` out of 1 to the number of groups.
     """
-    if not 1 <= composed <= len(GROUPS):
-        raise UserError(f"composed = {composed}: 1 to {len(GROUPS)} degradations, as there are {len(GROUPS)} groups")
-    sizes = jnp.array([len(names) for names in GROUPS.values()], jnp.int32)
-    first = jnp.cumsum(sizes) - sizes
+    groups = types_by_group(types)
+    if not 1 <= composed <= len(groups):
+        raise UserError(f"composed = {composed}: 1 to {len(groups)} degradations, as there are {len(groups)} groups")
+    sizes = jnp.array([len(indices) for indices in groups], jnp.int32)
+    table = jnp.array([indices + (0,) * (len(TYPES) - len(indices)) for indices in groups], jnp.int32)
     group_key, type_key = jax.random.split(key)
-    group = jnp.argsort(jax.random.uniform(group_key, (batch, len(GROUPS))), axis=1)[:, :composed]
-    within = jax.random.randint(type_key, group.shape, 0, sizes[group])
-    types = first[group] + within
-    return types[:, 0] if composed == 1 else types
+    group = jnp.argsort(jax.random.uniform(group_key, (batch, len(groups))), axis=1)[:, :composed]
+    drawn = table[group, jax.random.randint(type_key, group.shape, 0, sizes[group])]
+    return drawn[:, 0] if composed == 1 else drawn
 
 
 def apply(name: str, images: Array, level: Array, key: Array) -> Array:

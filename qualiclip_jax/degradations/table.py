@@ -3,6 +3,10 @@
 Source: the degradation model of ARNIQA (Agnolucci et al., WACV 2024), which QualiCLIP trains with.
 """
 
+from collections.abc import Sequence
+
+from qualiclip_jax.errors import UserError
+
 LEVELS = 5
 
 # group, type, what its parameter is, the parameter at levels 1 to 5
@@ -39,3 +43,16 @@ GROUPS: dict[str, tuple[str, ...]] = {
 }
 MEANINGS: dict[str, str] = {name: meaning for _, name, meaning, _ in _TABLE}
 PARAMETERS: dict[str, tuple[float, ...]] = {name: values for _, name, _, values in _TABLE}
+
+
+def types_by_group(types: Sequence[str]) -> list[tuple[int, ...]]:
+    """The indices into `TYPES` of these names, one tuple for each group that has any of them.
+
+    Raises:
+      UserError: a name that is not one of `TYPES`.
+    """
+    unknown = [name for name in types if name not in TYPES]
+    if unknown:
+        raise UserError(f"no degradation named {unknown[0]!r}; there are {', '.join(TYPES)}")
+    groups = [tuple(TYPES.index(name) for name in names if name in types) for names in GROUPS.values()]
+    return [indices for indices in groups if indices]

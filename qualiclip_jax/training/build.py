@@ -8,7 +8,7 @@ import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
-from qualiclip_jax import checkpoint, models, prompts
+from qualiclip_jax import checkpoint, degradations, models, prompts
 from qualiclip_jax.errors import UserError
 from qualiclip_jax.models import backbones, weights
 from qualiclip_jax.training import optimizer
@@ -95,6 +95,7 @@ def build_recipe(config: ConfigDict, model: checkpoint.Model, steps: int) -> tup
         learning_rate=optimizer.schedule(config, _first_schedule(config), 1.0, steps),
         seed=config.seed,
         levels=config.degradations.levels,
+        types=tuple(config.degradations.types) or degradations.TYPES,
         composed=config.degradations.composed,
         fewest=config.degradations.fewest or config.degradations.composed,
         margins={

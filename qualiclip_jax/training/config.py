@@ -14,6 +14,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from qualiclip_jax import objective, prompts
+from qualiclip_jax.degradations.table import TYPES, types_by_group
 from qualiclip_jax.errors import UserError
 
 OPTIMIZERS = ("adamw", "lion", "sgd")
@@ -57,6 +58,7 @@ def default_config() -> ConfigDict:
 
     c.degradations = ConfigDict()
     c.degradations.levels = 5
+    c.degradations.types = ()  # names of those that are drawn; all 24 if empty
     c.degradations.composed = 1  # D, how many degradations of distinct groups an image gets
     c.degradations.fewest = 0  # if above 0: between this many and D, drawn for each image
 
@@ -174,7 +176,13 @@ def check(config: ConfigDict) -> None:
         "'none', 'native', 'interpolate' or '' (the backbone's own choice)",
     )
     require(2 <= config.degradations.levels <= 5, "degradations.levels", "2 to 5")
-    require(1 <= config.degradations.composed <= 7, "degradations.composed", "1 to 7 (there are 7 groups)")
+    try:
+        groups = len(types_by_group(config.degradations.types or TYPES))
+    except UserError as error:
+        raise UserError(f"config.degradations.types: {error}") from None
+    require(
+        1 <= config.degradations.composed <= groups, "degradations.composed", f"1 to {groups}, the number of groups"
+    )
     require(
         0 <= config.degradations.fewest <= config.degradations.composed,
         "degradations.fewest",

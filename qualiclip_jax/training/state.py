@@ -45,6 +45,7 @@ class Recipe:
       learning_rate: the schedule that is reported.
       seed: root of all random draws.
       levels: L, how many levels each image is degraded at.
+      types: names of the degradations that are drawn.
       composed: D, how many degradations an image gets at most.
       fewest: and at least.
       margins: keywords of `objective.margin_losses`.
@@ -60,6 +61,7 @@ class Recipe:
     learning_rate: optax.Schedule
     seed: int
     levels: int
+    types: tuple[str, ...]
     composed: int
     fewest: int
     margins: dict[str, float]

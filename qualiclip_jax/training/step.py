@@ -40,7 +40,7 @@ def draw_types(example: jax.Array, recipe: Recipe) -> jax.Array:
     """
 
     def one_image(key):
-        types = degradations.sample_types(key, 1, recipe.composed)[0]
+        types = degradations.sample_types(key, 1, recipe.composed, recipe.types)[0]
         if recipe.fewest == recipe.composed:
             return types
         count = jax.random.randint(jax.random.fold_in(key, 1), (), recipe.fewest, recipe.composed + 1)

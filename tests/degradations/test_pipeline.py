@@ -173,6 +173,17 @@ def test_types_are_drawn_uniformly_over_groups_then_types():
     assert stats.chisquare(np.bincount(types, minlength=24), expected).pvalue > 1e-3
 
 
+def test_only_the_types_that_are_named_are_drawn():
+    named = ("jpeg", "lens_blur", "motion_blur")  # two groups
+    types = np.asarray(sample_types(jax.random.key(2), 8000, types=named))
+    count = np.bincount(types, minlength=24)
+    assert count.sum() == sum(count[TYPES.index(name)] for name in named)
+    expected = [4000, 2000, 2000]
+    assert stats.chisquare([count[TYPES.index(name)] for name in named], expected).pvalue > 1e-3
+    pairs = np.asarray(sample_types(jax.random.key(2), 100, 2, named))
+    assert ((pairs == TYPES.index("jpeg")).sum(1) == 1).all()
+
+
 @pytest.mark.parametrize("composed", [2, 7])
 def test_composed_types_are_of_distinct_groups_in_any_order(composed):
     types = np.asarray(sample_types(jax.random.key(1), 6000, composed))
@@ -210,6 +221,8 @@ def pair(image):
         (lambda x, k: degrade_pairs(pair(x), jnp.array([0.5]), k), ["float32", "integers"]),
         (lambda x, k: degrade_pairs(pair(x), jnp.array([0]), jax.random.split(k, 3)), ["(3,)", "each of 1 images"]),
         (lambda x, k: sample_types(k, 4, 8), ["8", "7 groups"]),
+        (lambda x, k: sample_types(k, 4, 2, ("jpeg", "jpeg2000")), ["2", "1 groups"]),
+        (lambda x, k: sample_types(k, 4, 1, ("jpg",)), ["'jpg'", "jpeg2000, jpeg"]),
     ],
 )
 def test_mistakes_are_told_in_one_line(call, words):
