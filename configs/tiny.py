@@ -2,10 +2,11 @@
 
     python -m qualiclip_jax.train --config configs/tiny.py --config.data.source=folder:KODAK,sample:train
 
-KODAK is a folder with the 24 photos of the Kodak PhotoCD set (kodim01.png ...). No weights are fetched. Only faults that
-photos really have are drawn: no colour blocks, no patches out of place; nor sharpening and stronger colours, which people
-often like. One to three of distinct groups are composed, and photos are shrunk, because authentic photos carry several
-faults at once and at many scales. Images are ranked against each other, too. What came of it: docs/MODEL_CARD.md.
+KODAK is a folder with the 24 photos of the Kodak PhotoCD set (kodim01.png ...). No weights are fetched. Only faults
+that photos really have are drawn: no colour blocks, no patches out of place; nor sharpening and stronger colours, which
+people often like. One to three of distinct groups are composed, and photos are shrunk, because authentic photos carry
+several faults at once and at many scales. Images are ranked against each other, too. What came of it:
+docs/MODEL_CARD.md.
 """
 
 from qualiclip_jax.training.config import default_config
