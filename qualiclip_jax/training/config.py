@@ -122,6 +122,13 @@ def to_json(config: ConfigDict) -> str:
     return json.dumps(config.to_dict(), indent=2, sort_keys=True)
 
 
+def with_defaults(old: dict[str, Any], defaults: dict[str, Any] | None = None) -> dict[str, Any]:
+    """A config read from JSON, written by an earlier version, with the fields that it lacks at their defaults."""
+    defaults = json.loads(to_json(default_config())) if defaults is None else defaults
+    sections = [name for name, value in defaults.items() if isinstance(value, dict) and isinstance(old.get(name), dict)]
+    return defaults | old | {name: with_defaults(old[name], defaults[name]) for name in sections}
+
+
 def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
     """What differs between two configs read from JSON, one `field: old -> new` each."""
     lines = []

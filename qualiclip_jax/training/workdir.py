@@ -42,8 +42,8 @@ def _refuse_other_config(path: Path, config: ConfigDict) -> None:
     if not path.exists():
         return
     try:
-        old = json.loads(path.read_text())
-    except json.JSONDecodeError:
+        old = config_lib.with_defaults(json.loads(path.read_text()))
+    except (json.JSONDecodeError, AttributeError):  # no JSON, or no object
         raise UserError(f"{path} is damaged: use a new --workdir, or --overwrite to start again") from None
     changed = config_lib.differences(old, json.loads(config_lib.to_json(config)))
     if changed:

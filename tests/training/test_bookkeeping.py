@@ -121,3 +121,18 @@ def test_metrics_on_a_full_disk_are_one_line(tmp_path):
             writer.write(3, {"loss": 1.0})
         writer.close()
     assert "\n" not in str(error.value)
+
+
+def test_a_run_of_a_version_without_a_field_goes_on(tmp_path):
+    workdir.prepare(tmp_path, config(), False, 0)
+    fields = json.loads((tmp_path / "config.json").read_text())
+    del fields["degradations"]["types"]
+    (tmp_path / "config.json").write_text(json.dumps(fields))
+    workdir.prepare(tmp_path, config(), False, 0)
+    fields["degradations"]["types"] = ["jpeg"]
+    (tmp_path / "config.json").write_text(json.dumps(fields))
+    with pytest.raises(UserError, match=r"degradations.types: \['jpeg'\] -> \[\]"):
+        workdir.prepare(tmp_path, config(), False, 0)
+    (tmp_path / "config.json").write_text("[]")
+    with pytest.raises(UserError, match="config.json is damaged"):
+        workdir.prepare(tmp_path, config(), False, 0)
