@@ -46,14 +46,14 @@ def slice_images(pixels: int) -> int:
 def costs(config: CLIPConfig) -> Costs:
     """What compiling and calling cost in pixels, for `buckets.plan`.
 
-    Measured with RN50 on two x86 cores: 1 s a megapixel; 2 s to compile a shape, 0.2 s to load it from the cache. On
-    accelerators, pixels are cheap and compilations long.
+    Measured with RN50 on two x86 cores: 1 s a megapixel; 2 s to compile a shape, 0.2 s to load it from the cache, which
+    is what counts there, since most shapes come again. On accelerators, pixels are cheap and compilations long.
     """
     relative = operations_per_pixel(config) / operations_per_pixel(
         CLIPConfig(1024, ResNetConfig((3, 4, 6, 3), _RN50_WIDTH, 32))
     )
     if jax.default_backend() == "cpu":
-        return Costs(compile=0.4e6 / relative, call=0.025e6 / relative, batch=0.5e6)
+        return Costs(compile=0.2e6 / relative, call=0.025e6 / relative, batch=0.5e6)
     return Costs(compile=5e8 / relative, call=0.3e6 / relative, batch=16e6)
 
 
