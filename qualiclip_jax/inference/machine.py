@@ -40,7 +40,7 @@ def prefers_winograd(config: CLIPConfig) -> bool:
 
 def slice_images(pixels: int) -> int:
     """How many images of so many pixels the early stages of a ResNet take at once."""
-    return max(1, 120_000 // pixels) if jax.default_backend() == "cpu" else sys.maxsize
+    return max(1, 210_000 // pixels) if jax.default_backend() == "cpu" else sys.maxsize
 
 
 def costs(config: CLIPConfig) -> Costs:
