@@ -30,7 +30,11 @@ class Encoder:
         clip = models.fold_batch_norm(model.clip)
         self.config = clip.config
         self._prompt_features, self._temperature = model.prompt_features, model.temperature
-        image = winograd.use_winograd(clip.image) if machine.prefers_winograd(self.config) else clip.image
+        image = nnx.clone(clip.image)
+        if isinstance(self.config.image, models.ResNetConfig):
+            image.pool.split_heads()
+        if machine.prefers_winograd(self.config):
+            image = winograd.use_winograd(image)
         self._graph, self._state = nnx.split(image)
         self.compiled: set[Shape] = set()
         self.blank = 0

@@ -1,6 +1,7 @@
-"""The loop that scores many images: decoding in threads, ahead of the encoder."""
+"""The loop that scores many images: decoding in threads, ahead of the encoder, and two batches at a time in that."""
 
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,33 +19,46 @@ def run(
     batches: Sequence[Batch],
     fetch: Callable[[int], np.ndarray],
     encode: Callable[[Batch, list[np.ndarray]], np.ndarray],
+    pixels_at_once: float,
 ) -> Iterator[tuple[int, Fetched]]:
     """Scores the images of a plan.
 
     Args:
       batches: from `buckets.plan`.
       fetch: image [H, W, 3] by index; called in threads; may raise an `ImageError`, which becomes that image's result.
-      encode: takes a batch and its images, starts to compute their results [count, ...]; not waited for at once, so
-        that the next batch is prepared meanwhile.
+      encode: takes a batch and its images, starts to compute their results [count, ...]. Called in two threads, but
+        never twice at the same moment: XLA computes side by side what comes from two threads, and on a CPU one fills
+        the cores where the other cannot.
+      pixels_at_once: the most pixels that two batches computed side by side may have.
 
     Yields:
       (index, result or ImageError), each image once, in the order of the plan.
     """
-    started: deque[tuple[list[int], np.ndarray]] = deque()
+    one_at_a_time = threading.Lock()
+    started: deque[tuple[Batch, list[int], Future]] = deque()
+
+    def encoded(batch: Batch, images: list[np.ndarray]) -> np.ndarray:
+        with one_at_a_time:
+            results = encode(batch, images)
+        return np.asarray(results)
 
     def finished() -> Iterator[tuple[int, Fetched]]:
-        indices, results = started.popleft()
-        yield from zip(indices, np.asarray(results))
+        _, indices, results = started.popleft()
+        yield from zip(indices, results.result())
 
-    for batch, fetched in _fetch_ahead(batches, fetch):
-        good = {i: image for i, image in zip(batch.indices, fetched) if not isinstance(image, ImageError)}
-        yield from ((i, error) for i, error in zip(batch.indices, fetched) if isinstance(error, ImageError))
-        if good:
-            started.append((list(good), encode(batch, list(good.values()))))
-        if len(started) > 1:
+    pool = ThreadPoolExecutor(2, thread_name_prefix="encode")
+    try:
+        for batch, fetched in _fetch_ahead(batches, fetch):
+            good = {i: image for i, image in zip(batch.indices, fetched) if not isinstance(image, ImageError)}
+            yield from ((i, error) for i, error in zip(batch.indices, fetched) if isinstance(error, ImageError))
+            while started and (len(started) > 1 or started[0][0].pixels + batch.pixels > pixels_at_once):
+                yield from finished()
+            if good:
+                started.append((batch, list(good), pool.submit(encoded, batch, list(good.values()))))
+        while started:
             yield from finished()
-    while started:
-        yield from finished()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _fetch_ahead(batches: Iterable[Batch], fetch: Callable[[int], np.ndarray]) -> Iterator[tuple[Batch, list[Fetched]]]:

@@ -81,6 +81,15 @@ def most_tokens(config: CLIPConfig) -> int:
     return int(memory / (4 * (3 * SLICE * config.image.heads + 12 * config.image.width)))
 
 
+def pixels_at_once(config: CLIPConfig) -> float:
+    """The most pixels that batches computed side by side may have together. One alone may have more."""
+    if jax.default_backend() != "cpu":
+        return float("inf")  # computed one after the other
+    if isinstance(config.image, ResNetConfig):
+        return whole_image_pixels(config, 0)
+    return most_tokens(config) * config.image.patch_size**2
+
+
 @functools.cache
 def _memory() -> float:
     """Bytes for activations."""

@@ -12,7 +12,7 @@ import numpy as np
 from qualiclip_jax import checkpoint, compilation, models
 from qualiclip_jax.errors import UserError
 from qualiclip_jax.images import ImageError
-from qualiclip_jax.inference import buckets, engine, files
+from qualiclip_jax.inference import buckets, engine, files, machine
 from qualiclip_jax.inference.encoder import Encoder
 
 TINY = "tiny"  # the small model that comes with the package
@@ -164,7 +164,8 @@ class QualiCLIP:
         usual = sorted({i for i, fault in enumerate(faults) if not fault}.difference(huge))
         batches = buckets.plan([sizes[i] for i in usual], costs, compiled)
         batches = [batch for batch in batches if not all(usual[i] in done for i in batch.indices)]
-        for i, attributes in engine.run(batches, lambda i: fetch(usual[i]), self._encoder.start):
+        at_once = machine.pixels_at_once(self._encoder.config)
+        for i, attributes in engine.run(batches, lambda i: fetch(usual[i]), self._encoder.start, at_once):
             yield usual[i], attributes
         for i in huge:
             if i not in done:

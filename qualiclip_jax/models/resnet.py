@@ -117,6 +117,19 @@ class AttentionPool(nnx.Module):
         self.q, self.k, self.v = (linear(features, features) for _ in range(3))
         self.out = linear(features, out)
 
+    def split_heads(self) -> None:
+        """Stores the kernels of keys and values by head, as they are used; without, each call transposes them.
+
+        For inference: other formats do not know kernels of this shape.
+        """
+        for linear in (self.k, self.v):
+            linear.kernel = nnx.Param(self._by_head(linear))
+
+    def _by_head(self, linear: nnx.Linear) -> jax.Array:
+        """The kernel of keys or values, [heads, features, features of a head]."""
+        kernel = linear.kernel[...]
+        return kernel if kernel.ndim == 3 else kernel.reshape(len(kernel), self.heads, -1).transpose(1, 0, 2)
+
     def __call__(self, x: jax.Array, area: Area, position: str) -> jax.Array:
         """x [N, H, W, features] -> [N, out]."""
         n, height, width, features = x.shape
@@ -130,18 +143,16 @@ class AttentionPool(nnx.Module):
         if embedding is not None:
             tokens = tokens + embedding.astype(tokens.dtype)
 
-        split = (features, self.heads, features // self.heads)
-        w_k = self.k.kernel[...].astype(self.dtype).reshape(split)
-        w_v = self.v.kernel[...].astype(self.dtype).reshape(split)
-        q = self.q(tokens[:, 0]).reshape(n, *split[1:]) * (split[2] ** -0.5)
-        q = jnp.einsum("nhd,chd->nhc", q, w_k)
+        w_k, w_v = (self._by_head(linear).astype(self.dtype) for linear in (self.k, self.v))  # [heads, features, F]
+        q = self.q(tokens[:, 0]).reshape(n, self.heads, -1) * (w_k.shape[2] ** -0.5)
+        q = jnp.einsum("nhf,hcf->nhc", q, w_k)
         logits = jnp.einsum("nhc,ntc->nht", q, tokens, preferred_element_type=jnp.float32)
         if valid is not None:
             seen = jnp.pad(valid[:, None, :, 0], ((0, 0), (0, 0), (1, 0)), constant_values=True)
             logits = jnp.where(seen, logits, -jnp.inf)
         weights = jax.nn.softmax(logits).astype(self.dtype)
         pooled = jnp.einsum("nht,ntc->nhc", weights, tokens)
-        value = jnp.einsum("nhc,chd->nhd", pooled, w_v).reshape(n, features)
+        value = jnp.einsum("nhc,hcf->nhf", pooled, w_v).reshape(n, features)
         return self.out(value + self.v.bias[...].astype(self.dtype))
 
 

@@ -26,12 +26,12 @@ def in_double_precision(x, conv):
     return y + bias
 
 
-@pytest.mark.parametrize("shape", [(2, 1, 1, 4), (3, 10, 13, 8), (1, 2, 3, 4), (1, 37, 20, 6)], ids=str)
+@pytest.mark.parametrize("shape", [(2, 1, 1, 4), (3, 10, 13, 8), (1, 2, 3, 4), (1, 4, 8, 3), (1, 37, 20, 6)], ids=str)
 def test_equals_the_plain_convolution(shape):
     conv = layer(shape[-1], 5)
     x = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     ours = winograd.WinogradConv(conv)(jnp.asarray(x))
-    np.testing.assert_allclose(ours, in_double_precision(x, conv), rtol=0, atol=2e-6)
+    np.testing.assert_allclose(ours, in_double_precision(x, conv), rtol=0, atol=5e-6)
 
 
 def test_gradients_are_those_of_the_plain_convolution():
