@@ -11,7 +11,7 @@ import re
 from bisect import bisect_right
 from collections.abc import Sequence
 from functools import cached_property
-from itertools import accumulate
+from itertools import accumulate, groupby
 from pathlib import Path
 from typing import Protocol
 
@@ -21,7 +21,10 @@ from qualiclip_jax.data import store
 from qualiclip_jax.errors import UserError
 from qualiclip_jax.images import ImageError, decode_image, decode_size, list_images, read_image, read_size
 
-SPECS = "folder:PATH, tfds:NAME[:SPLIT][@DATA_DIR], sample, sample:train, sample:test; several joined by commas"
+SPECS = (
+    "folder:PATH, tfds:NAME[:SPLIT][@DATA_DIR], sample, sample:train, sample:test; several joined by commas; "
+    "8* before one counts it eight times"
+)
 
 SAMPLE_TRAIN = (
     "astronaut.png",
@@ -35,6 +38,7 @@ SAMPLE_TRAIN = (
 SAMPLE_TEST = ("chelsea.png", "coffee.png")  # held out: no training reads them
 SAMPLES = {"": SAMPLE_TRAIN + SAMPLE_TEST, "train": SAMPLE_TRAIN, "test": SAMPLE_TEST}
 
+MOST_TIMES = 1000  # that one source may be counted
 _PROBES = 100  # images tried before a source counts as without a readable one
 
 
@@ -61,7 +65,8 @@ def open_source(spec: str, field: str = "data.source") -> Source:
     Args:
       spec: `folder:PATH` (recursive; also a file or a glob pattern), `tfds:NAME[:SPLIT][@DATA_DIR]` (a prepared
         ArrayRecord data set), `sample`, `sample:train` or `sample:test` (the colour photographs inside
-        scikit-image's wheel), or several of these joined by commas.
+        scikit-image's wheel), or several of these joined by commas. `8*folder:PATH` counts each image eight times, so
+        that a small source weighs more beside a large one.
       field: what an error calls the place where `spec` was given.
 
     Returns:
@@ -70,8 +75,13 @@ def open_source(spec: str, field: str = "data.source") -> Source:
     Raises:
       UserError: no such kind, folder, data set or split; or no readable image there.
     """
-    parts = [part.strip() for part in re.split(r",(?=\s*(?:folder:|tfds:|sample(?:$|[:,])))", spec)]
-    sources = [_open_one(part, field) for part in parts]
+    parts = re.split(r",(?=\s*(?:\d+\*)?(?:folder:|tfds:|sample(?:$|[:,])))", spec)
+    sources = []
+    for part in parts:
+        times, one = re.fullmatch(r"(?:(\d+)\*)?(.*)", part.strip(), re.DOTALL).groups()
+        if times and not 1 <= int(times) <= MOST_TIMES:
+            raise UserError(f"{field}: {part.strip()!r}: a source counts 1 to {MOST_TIMES} times")
+        sources += [_open_one(one, field)] * int(times or 1)
     return sources[0] if len(sources) == 1 else JoinedSource(sources)
 
 
@@ -268,4 +278,5 @@ class JoinedSource:
         return source.size(local)
 
     def describe(self) -> str:
-        return " + ".join(source.describe() for source in self._sources)
+        runs = ((source.describe(), len(list(group))) for source, group in groupby(self._sources))
+        return " + ".join(f"{times} x {one}" if times > 1 else one for one, times in runs)

@@ -37,7 +37,9 @@ def default_config() -> ConfigDict:
     c.prompts = tuple(text for pair in prompts.PAIRS for text in pair)  # antonym pairs, positive first
 
     c.data = ConfigDict()
-    c.data.source = "sample:train"  # folder:PATH, tfds:NAME[:SPLIT][@DATA_DIR], sample[:train]; several with commas
+    c.data.source = (
+        "sample:train"  # folder:PATH, tfds:NAME[:SPLIT][@DATA_DIR], sample[:train]; several with commas
+    )
     c.data.crop_size = 224  # pixels
     c.data.min_overlap = 0.5  # of the crop's side, in each axis
     c.data.scale_range = (1.0, 1.0)  # each photo is first shrunk by a factor drawn from this range

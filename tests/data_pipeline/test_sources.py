@@ -71,6 +71,17 @@ def test_sources_joined(folder):
         source[len(source)]
 
 
+def test_a_source_counted_several_times(folder):
+    one, sample = open_source(f"folder:{folder}"), open_source("sample:train")
+    several = open_source(f"2*folder:{folder}, 3*sample:train")
+    assert list(several.names) == 2 * list(one.names) + 3 * list(sample.names)
+    np.testing.assert_array_equal(several[len(one)], one[0])
+    assert several.describe() == f"2 x {one.describe()} + 3 x {sample.describe()}"
+    for times in ("0", "1001"):
+        with pytest.raises(UserError, match=rf"data.source: '{times}\*sample': a source counts 1 to 1000 times"):
+            open_source(f"{times}*sample")
+
+
 def test_comma_in_a_path(tmp_path):
     odd = tmp_path / "a,sampled folder"
     odd.mkdir()
