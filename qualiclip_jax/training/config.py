@@ -37,9 +37,7 @@ def default_config() -> ConfigDict:
     c.prompts = tuple(text for pair in prompts.PAIRS for text in pair)  # antonym pairs, positive first
 
     c.data = ConfigDict()
-    c.data.source = (
-        "sample:train"  # folder:PATH, tfds:NAME[:SPLIT][@DATA_DIR], sample[:train]; several with commas
-    )
+    c.data.source = "sample:train"  # folder:PATH, tfds:NAME[:SPLIT][@DATA_DIR], sample[:train]; several with commas
     c.data.crop_size = 224  # pixels
     c.data.min_overlap = 0.5  # of the crop's side, in each axis
     c.data.scale_range = (1.0, 1.0)  # each photo is first shrunk by a factor drawn from this range
@@ -129,6 +127,11 @@ def with_defaults(old: dict[str, Any], defaults: dict[str, Any] | None = None) -
     defaults = json.loads(to_json(default_config())) if defaults is None else defaults
     sections = [name for name, value in defaults.items() if isinstance(value, dict) and isinstance(old.get(name), dict)]
     return defaults | old | {name: with_defaults(old[name], defaults[name]) for name in sections}
+
+
+def depends_on_length(config: ConfigDict) -> bool:
+    """Whether what a step does depends on the number of steps of the run: a cosine goes down to its end."""
+    return any(schedule == "cosine" for _, schedule, _ in config.optimizer.parameters)
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:

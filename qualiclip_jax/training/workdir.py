@@ -24,8 +24,8 @@ def prepare(workdir: Path, config: ConfigDict, overwrite: bool, checkpoint_bytes
       checkpoint_bytes: size of one checkpoint.
 
     Raises:
-      UserError: if it cannot be written, holds the run of another config (the difference is shown), or lies on a disk
-        without room for the checkpoints.
+      UserError: if it cannot be written, holds the run of another config (the difference is shown; more steps are none
+        under a constant schedule), or lies on a disk without room for the checkpoints.
     """
     try:
         workdir.mkdir(parents=True, exist_ok=True)
@@ -45,7 +45,11 @@ def _refuse_other_config(path: Path, config: ConfigDict) -> None:
         old = config_lib.with_defaults(json.loads(path.read_text()))
     except (json.JSONDecodeError, AttributeError):  # no JSON, or no object
         raise UserError(f"{path} is damaged: use a new --workdir, or --overwrite to start again") from None
-    changed = config_lib.differences(old, json.loads(config_lib.to_json(config)))
+    new = json.loads(config_lib.to_json(config))
+    length = ("steps", "epochs")
+    if not config_lib.depends_on_length(config) and all(old[field] <= new[field] for field in length):
+        old |= {field: new[field] for field in length}  # more steps only add to the run
+    changed = config_lib.differences(old, new)
     if changed:
         shown = "; ".join(changed[:8]) + (f"; and {len(changed) - 8} more" if len(changed) > 8 else "")
         raise UserError(

@@ -123,6 +123,18 @@ def test_metrics_on_a_full_disk_are_one_line(tmp_path):
     assert "\n" not in str(error.value)
 
 
+def test_a_run_goes_on_to_more_steps_if_its_schedule_is_constant(tmp_path):
+    constant = "optimizer.parameters=(('.*','constant',1.0),)"
+    loop.train(config("steps=2", constant), tmp_path / "a")
+    loop.train(config("steps=5", constant), tmp_path / "a")
+    assert steps_of(tmp_path / "a" / "metrics.jsonl") == [1, 2, 3, 4, 5]
+    assert (tmp_path / "a" / "checkpoints" / "5").is_dir()
+    loop.train(config("steps=2"), tmp_path / "b")
+    for directory, fields in ((tmp_path / "a", ("steps=4", constant)), (tmp_path / "b", ("steps=5",))):
+        with pytest.raises(UserError, match=r"another config \(steps: "):
+            loop.train(config(*fields), directory)
+
+
 def test_a_run_of_a_version_without_a_field_goes_on(tmp_path):
     workdir.prepare(tmp_path, config(), False, 0)
     fields = json.loads((tmp_path / "config.json").read_text())
