@@ -30,8 +30,9 @@ class Encoder:
         clip = models.fold_batch_norm(model.clip)
         self.config = clip.config
         self._prompt_features, self._temperature = model.prompt_features, model.temperature
-        image = nnx.clone(clip.image)
+        image = clip.image
         if isinstance(self.config.image, models.ResNetConfig):
+            image = nnx.clone(image)
             image.pool.split_heads()
         if machine.prefers_winograd(self.config):
             image = winograd.use_winograd(image)

@@ -8,6 +8,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from qualiclip_jax.models.config import CLIPConfig
@@ -123,11 +124,11 @@ class AttentionPool(nnx.Module):
         For inference: other formats do not know kernels of this shape.
         """
         for linear in (self.k, self.v):
-            linear.kernel = nnx.Param(self._by_head(linear))
+            kernel = self._by_head(np.asarray(linear.kernel[...]))  # NumPy has nothing to compile
+            linear.kernel = nnx.Param(jnp.asarray(kernel))
 
-    def _by_head(self, linear: nnx.Linear) -> jax.Array:
-        """The kernel of keys or values, [heads, features, features of a head]."""
-        kernel = linear.kernel[...]
+    def _by_head(self, kernel: jax.Array | np.ndarray) -> jax.Array | np.ndarray:
+        """A kernel of keys or values [features, features] -> [heads, features, features of a head]."""
         return kernel if kernel.ndim == 3 else kernel.reshape(len(kernel), self.heads, -1).transpose(1, 0, 2)
 
     def __call__(self, x: jax.Array, area: Area, position: str) -> jax.Array:
@@ -143,7 +144,8 @@ class AttentionPool(nnx.Module):
         if embedding is not None:
             tokens = tokens + embedding.astype(tokens.dtype)
 
-        w_k, w_v = (self._by_head(linear).astype(self.dtype) for linear in (self.k, self.v))  # [heads, features, F]
+        w_k = self._by_head(self.k.kernel[...]).astype(self.dtype)  # [heads, features, F]
+        w_v = self._by_head(self.v.kernel[...]).astype(self.dtype)
         q = self.q(tokens[:, 0]).reshape(n, self.heads, -1) * (w_k.shape[2] ** -0.5)
         q = jnp.einsum("nhf,hcf->nhc", q, w_k)
         logits = jnp.einsum("nhc,ntc->nht", q, tokens, preferred_element_type=jnp.float32)

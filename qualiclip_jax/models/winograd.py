@@ -26,7 +26,8 @@ class WinogradConv(nnx.Module):
 
     def __init__(self, conv: nnx.Conv):
         kernel = np.asarray(conv.kernel[...], np.float64)
-        transformed = np.einsum("ai,bj,ijcd->abcd", _kernel_transform(), _kernel_transform(), kernel)
+        both_axes = np.kron(_kernel_transform(), _kernel_transform())  # [36, 9]
+        transformed = both_axes @ kernel.reshape(9, -1)
         self.kernel = nnx.Param(jnp.asarray(transformed.reshape(36, *kernel.shape[2:]), jnp.float32))
         self.bias = nnx.Param(conv.bias[...])
 
