@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from qualiclip_jax.errors import UserError
-from qualiclip_jax.images import IMAGE_EXTENSIONS
+from qualiclip_jax.images import IMAGE_EXTENSIONS, is_system_folder, walk
 
 _UNREADABLE = (".rar", ".7z", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".zip.001", ".z01")
 
@@ -54,7 +54,7 @@ class Archive:
         self._unreadable: list[str] = []
         self._open_files = contextlib.ExitStack()
         try:
-            for path in _walk(self.root):
+            for path in walk(self.root, lambda error: self._unreadable.append(str(error)), follow_links=True):
                 self._add(path)
         except BaseException:
             self._open_files.close()
@@ -105,9 +105,8 @@ class Archive:
                 self._index(_Entry(f"{name}/{member.name}", lambda m=member: read(m), packed=True))
 
     def _index(self, entry: _Entry) -> None:
-        name = entry.path.rpartition("/")[2]
-        if not name.startswith(".") and "__MACOSX/" not in entry.path:
-            self._entries.setdefault(name.lower(), []).append(entry)
+        if not any(part != "." and is_system_folder(part) for part in entry.path.split("/")):
+            self._entries.setdefault(entry.path.rpartition("/")[2].lower(), []).append(entry)
 
     def __contains__(self, path: str) -> bool:
         return bool(self._matches(path))
@@ -244,10 +243,3 @@ class Archive:
     def _read_labels(self, path: str) -> bytes:
         self.label_files.append(self.locate(path))
         return self.read(path)
-
-
-def _walk(root: Path) -> Iterator[Path]:
-    for parent, folders, names in os.walk(root, followlinks=True):
-        folders[:] = sorted(f for f in folders if not f.startswith(".") and f != "__MACOSX")
-        for name in sorted(names):
-            yield Path(parent, name)

@@ -1,11 +1,5 @@
-"""Image files and NumPy arrays: read anything people have, say clearly what cannot be read.
+"""Reads and writes image files."""
 
-Every image becomes RGB, uint8 [H, W, 3]: EXIF orientation applied, transparency laid over white, grey, palette and CMYK
-converted, 16 bits rounded to 8 (not clipped), the first frame of an animation. Colour profiles are not applied: neither
-does the reference implementation. All functions may be called from several threads.
-"""
-
-import glob
 import io
 import os
 import re
@@ -28,14 +22,10 @@ from PIL import (
 )
 
 from qualiclip_jax import html
-from qualiclip_jax.errors import UserError
+from qualiclip_jax.images.error import ImageError, first_line
 
 T = TypeVar("T")
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF", "HEIF")
-IMAGE_EXTENSIONS = (
-    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".tif", ".tiff", ".gif",
-    ".avif", ".heic", ".heif",
-)  # fmt: skip
 MAX_PIXELS = 512 * 10**6  # more in a header is taken for a decompression bomb; phones reach 200 * 10**6
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 _ORIENTATION_TAG = 0x0112
@@ -50,19 +40,6 @@ _TRANSPOSE = {
 }
 _TRANSPOSING = tuple(_TRANSPOSE[tag] for tag in (5, 6, 7, 8))
 _PILLOW_WARNINGS = ("ignore", None, Warning, re.compile(r"PIL(\.|$)"), 0)
-
-
-class ImageError(UserError):
-    """One image cannot be read or scored.
-
-    Attributes:
-      path: the file, as it was given.
-      reason: what is wrong, without the path.
-    """
-
-    def __init__(self, path: str | os.PathLike, reason: str):
-        super().__init__(f"{path}: {reason}")
-        self.path, self.reason = str(path), reason
 
 
 def read_image(path: str | os.PathLike, max_pixels: int = MAX_PIXELS) -> np.ndarray:
@@ -100,37 +77,6 @@ def decode_size(data: bytes, name: str | os.PathLike = "image", max_pixels: int 
     return _guarded(_size, io.BytesIO(data), name, max_pixels)
 
 
-def list_images(where: str | os.PathLike) -> list[Path]:
-    """Lists the images of a folder and the folders in it, or those that a glob pattern matches.
-
-    Files are chosen by extension (`IMAGE_EXTENSIONS`, upper or lower case); names that begin with a dot are left out.
-    A single existing file is listed whatever its extension. Links to folders are not followed.
-
-    Args:
-      where: a folder, a file, or a pattern such as `photos/**/*.jpg`.
-
-    Returns:
-      Sorted paths, at least one.
-
-    Raises:
-      UserError: there is no such folder or file, or no image in it.
-    """
-    if os.path.isfile(where):
-        return [Path(where)]
-    if os.path.isdir(where):
-        found = _walk(where)
-    elif glob.has_magic(str(where)):
-        matches = [Path(match) for match in glob.glob(str(where), recursive=True)]
-        found = [m for m in matches if m.is_file() and m.suffix.lower() in IMAGE_EXTENSIONS]
-        if "**" not in str(where):  # photos/* : the folders it matches are meant as a whole
-            found += [path for m in matches if m.is_dir() for path in _walk(m)]
-    else:
-        raise UserError(f"{where}: no such file or folder")
-    if not found:
-        raise UserError(f"{where}: no images there (looked for {' '.join(IMAGE_EXTENSIONS)})")
-    return sorted(set(found))
-
-
 def write_image(path: str | os.PathLike, image: np.ndarray) -> None:
     """Writes an image file, whole or not at all; the extension decides the format.
 
@@ -153,18 +99,6 @@ def write_image(path: str | os.PathLike, image: np.ndarray) -> None:
     html.write(path, buffer.getvalue())
 
 
-def _walk(folder: str | os.PathLike) -> list[Path]:
-    found = []
-    for parent, folders, names in os.walk(folder):
-        folders[:] = [f for f in folders if not f.startswith(".")]  # os.walk goes into those left in its list
-        found += [
-            Path(parent, name)
-            for name in names
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS
-        ]
-    return found
-
-
 def _with_file(path: str | os.PathLike, use: Callable[[BinaryIO], T]) -> T:
     """Opens a regular file and calls `use` with it, turning what the system refuses into an `ImageError`."""
     try:
@@ -180,7 +114,7 @@ def _with_file(path: str | os.PathLike, use: Callable[[BinaryIO], T]) -> T:
     except PermissionError:
         raise ImageError(path, "no permission to read it") from None
     except (OSError, ValueError) as error:  # ValueError: a null byte in the name
-        raise ImageError(path, f"cannot be opened ({_first_line(error)})") from None
+        raise ImageError(path, f"cannot be opened ({first_line(error)})") from None
 
 
 def _decode(file: BinaryIO, name: str | os.PathLike, max_pixels: int) -> np.ndarray:
@@ -211,7 +145,7 @@ def _guarded(use: Callable, file: BinaryIO, name: str | os.PathLike, max_pixels:
     except Image.DecompressionBombError:
         raise ImageError(name, "decompression bomb: it would unpack to far more than an image") from None
     except Exception as error:  # damaged files make the decoders raise nearly every class there is
-        reason = _first_line(error)
+        reason = first_line(error)
         damage = "truncated" if "truncated" in reason.lower() or isinstance(error, EOFError) else "damaged"
         raise ImageError(name, f"{damage} image ({reason})") from None
 
@@ -234,7 +168,7 @@ def _open(file: BinaryIO, name: str | os.PathLike, max_pixels: int) -> Image.Ima
         except SyntaxError as error:  # how a plugin says: not mine after all
             if heif or format == "AVIF":
                 continue
-            raise ImageError(name, f"damaged {format} image ({_first_line(error)})") from None
+            raise ImageError(name, f"damaged {format} image ({first_line(error)})") from None
         width, height = image.size
         if width * height > max_pixels:
             raise ImageError(
@@ -306,8 +240,3 @@ def _ignore_pillow_warnings() -> None:
     """
     if not warnings.filters or warnings.filters[0] != _PILLOW_WARNINGS:
         warnings.filterwarnings("ignore", module=_PILLOW_WARNINGS[3].pattern)
-
-
-def _first_line(error: BaseException) -> str:
-    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return text.strip().splitlines()[0][:200] if text.strip() else type(error).__name__

@@ -12,14 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from qualiclip_jax.errors import UserError
 from qualiclip_jax.images import (
     FORMATS,
-    IMAGE_EXTENSIONS,
     ImageError,
     decode_image,
     decode_size,
-    list_images,
     read_image,
     read_size,
     write_image,
@@ -294,29 +291,6 @@ def test_a_truncated_file_is_never_an_image(format):
     for length in np.linspace(0, 0.95 * len(data), 60).astype(int):
         with pytest.raises(ImageError):
             decode_image(data[:length])
-
-
-def test_lists_images_of_folders_and_patterns(tmp_path):
-    for name in ("b.JPG", "a.png", "notes.txt", ".hidden.png", "sub/c.webp", "sub/deep/d.tif", ".cache/e.png"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).touch()
-
-    def names(where) -> list[str]:
-        return [str(path.relative_to(tmp_path)) for path in list_images(where)]
-
-    assert names(tmp_path) == ["a.png", "b.JPG", "sub/c.webp", "sub/deep/d.tif"]
-    assert names(f"{tmp_path}/*.png") == ["a.png"]
-    assert names(f"{tmp_path}/**/*.tif") == ["sub/deep/d.tif"]
-    assert names(f"{tmp_path}/s*") == ["sub/c.webp", "sub/deep/d.tif"]
-    assert names(tmp_path / "notes.txt") == ["notes.txt"]
-    (tmp_path / "[1].png").touch()
-    assert names(tmp_path / "[1].png") == ["[1].png"]
-    (tmp_path / "none").mkdir()
-    with pytest.raises(UserError, match="no images there"):
-        list_images(tmp_path / "none")
-    with pytest.raises(UserError, match="no such file or folder"):
-        list_images(tmp_path / "nowhere")
-    assert all(extension == extension.lower() for extension in IMAGE_EXTENSIONS)
 
 
 def test_writes_whole_files_or_none(tmp_path, pixels):

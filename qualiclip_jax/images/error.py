@@ -1,0 +1,24 @@
+"""The error of a file that cannot be read."""
+
+import os
+
+from qualiclip_jax.errors import UserError
+
+
+class ImageError(UserError):
+    """One image, or one folder of images, cannot be read or scored.
+
+    Attributes:
+      path: the file or folder, as it was given.
+      reason: what is wrong, without the path.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], reason: str):
+        super().__init__(f"{path}: {reason}")
+        self.path, self.reason = str(path), reason
+
+
+def first_line(error: BaseException) -> str:
+    """What an exception of another library says, in one line."""
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return text.strip().splitlines()[0][:200] if text.strip() else type(error).__name__
