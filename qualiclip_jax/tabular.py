@@ -195,6 +195,12 @@ def shown(text: str) -> str:
     return repr(text if len(text) <= _MOST_LETTERS else text[:_MOST_LETTERS] + "...")
 
 
+def some(names: Sequence[str], most: int = 3) -> str:
+    """The first few of some names for an error message, on one line."""
+    short = (name if name.isprintable() and len(name) <= _MOST_LETTERS else shown(name) for name in names[:most])
+    return ", ".join(short) + (", ..." if len(names) > most else "")
+
+
 def _as_windows(match: re.Match[str]) -> str:
     return match[0].encode("utf-8", "surrogateescape").decode("cp1252", "replace")
 
@@ -295,17 +301,15 @@ def _columns(wanted: Sequence[Sequence[str]]) -> str:
 
 def _hint(names: Sequence[str], missing: Sequence[Sequence[str]]) -> str:
     """What the header has instead, and what may be wrong with it."""
-    some = ", ".join(name if len(name) <= _MOST_LETTERS and name.isprintable() else shown(name)
-                     for name in names[:_MOST_NAMES])  # fmt: skip
-    some += ", ..." if len(names) > _MOST_NAMES else ""
+    there = some(names, _MOST_NAMES)
     if any(_PUNCTUATED.fullmatch(name) for name in names):
-        return f"{some}; is the header line missing?"
+        return f"{there}; is the header line missing?"
     for choice in missing:
         for name in choice:
             close = difflib.get_close_matches(name, names, 1, 0.7)
             if close:
-                return f"{some}; is {close[0]} the column {name}?"
-    return some or "none"
+                return f"{there}; is {close[0]} the column {name}?"
+    return there or "none"
 
 
 def _either(words: Iterable[str]) -> str:

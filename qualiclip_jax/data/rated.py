@@ -1,9 +1,8 @@
 """Images with human ratings: prepared sets by name, or anybody's own as a CSV file and a folder."""
 
-import csv
 import dataclasses
+import difflib
 import functools
-import io
 import math
 import os
 from collections.abc import Callable, Iterator
@@ -12,11 +11,20 @@ from typing import Any
 
 import numpy as np
 
+from qualiclip_jax import tabular
 from qualiclip_jax.data import store
 from qualiclip_jax.errors import UserError
 from qualiclip_jax.images import ImageError, decode_image
 
-_SHOWN = 3  # of the things that are wrong, how many an error names
+_RATINGS, _SPLIT_COLUMNS = ("mos", "dmos"), ("split", "set")
+_LABELS = ("mos_std", "reference", "distortion", "level", "split")
+_SPLITS = {
+    "": "",
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "validation"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+_NOT_GIVEN = ("", "-", "na", "n/a", "nan", "none", "null")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -37,6 +45,7 @@ class RatedSet:
       missing: how many images or ratings of the set are left out, because missing was allowed.
       title, licence, url: as published; licence and url are "" for a CSV.
       label_files: which files the ratings were read from.
+      notes: what users should know about how the labels were read, a line each.
     """
 
     name: str
@@ -55,6 +64,7 @@ class RatedSet:
     url: str
     label_files: tuple[str, ...]
     _read: Callable[[int], bytes] = dataclasses.field(repr=False)
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -83,8 +93,10 @@ class RatedSet:
 def load(spec: str, data_dir: str | os.PathLike | None = None, allow_missing: bool = False) -> RatedSet:
     """Loads the ratings of a set; its images are read when asked for.
 
-    A CSV file has a header line with the columns `image` and `mos` (higher is better) or `dmos` (lower is better), and
-    may have `mos_std`, `reference`, `distortion`, `level` and `split`, separated by commas, semicolons or tabs.
+    A CSV file (any that `tabular` reads) has a header line with the columns `image` and `mos` (higher is better) or
+    `dmos` (lower is better), and may have `mos_std`, `reference`, `distortion`, `level` and `split` (or `set`). Splits
+    are called train, training, val, validation, test or testing, in any case. `RatedSet.notes` tells what was not
+    understood.
 
     Args:
       spec: name of a prepared set ("koniq10k"); or "csv:PATH", images relative to the folder of the CSV file; or
@@ -158,17 +170,19 @@ class _Records:
 
 def _load_csv(spec: str, allow_missing: bool) -> RatedSet:
     path, folder = _csv_paths(spec.removeprefix("csv:"))
-    columns = _read_csv(path)
-    files = [folder / image for image in columns["image"]]
-    there = [os.path.isfile(file) for file in files]  # False also for a name that no file can have
-    absent = [image for image, is_there in zip(columns["image"], there) if not is_there]
-    if absent and (len(absent) == len(files) or not allow_missing):
+    table = tabular.read(path, tabular.NAME_COLUMNS, _RATINGS)
+    columns = _csv_columns(table)
+    found = [_find(folder, name) for name in columns["image"]]
+    absent = [name for name, file in zip(columns["image"], found) if file is None]
+    if absent and (len(absent) == len(found) or not allow_missing):
         raise UserError(
-            f"{path}: {len(absent)} of {len(files)} images are not in {folder}: {_some(absent)}"
-            + ("" if len(absent) == len(files) else " (--allow-missing goes on without them)")
+            f"{path}: {len(absent)} of {len(found)} images are not in {folder}: {tabular.some(absent)}"
+            + ("" if len(absent) == len(found) else " (--allow-missing goes on without them)")
         )
-    columns = {name: [v for v, is_there in zip(values, there) if is_there] for name, values in columns.items()}
-    files = [file for file, is_there in zip(files, there) if is_there]
+    columns["image"] = found
+    kept = [index for index, name in enumerate(found) if name is not None]
+    columns = {name: [values[index] for index in kept] for name, values in columns.items()}
+    _check_once([table.where(index) for index in kept], columns["image"])
     ratings = np.asarray(columns.get("mos") or columns["dmos"], np.float64)
     low, high = float(ratings.min()), float(ratings.max())
     return RatedSet(
@@ -187,8 +201,22 @@ def _load_csv(spec: str, allow_missing: bool) -> RatedSet:
         licence="",
         url="",
         label_files=(str(path),),
-        _read=lambda index: files[index].read_bytes(),
+        _read=lambda index: (folder / columns["image"][index]).read_bytes(),
+        notes=tuple(_notes(table)),
     )
+
+
+def _find(folder: Path, name: str) -> str | None:
+    """The name under which an image of a table lies in the folder; None if it does not."""
+    return next((n for n in tabular.spellings(name) if os.path.isfile(folder / n)), None)
+
+
+def _check_once(places: list[str], names: list[str]) -> None:
+    first: dict[str, str] = {}
+    for place, name in zip(places, names):
+        if name in first:
+            raise UserError(f"{place}: {tabular.some([name])} is rated already, in {first[name].rpartition(', ')[2]}")
+        first[name] = place
 
 
 def _csv_paths(given: str) -> tuple[Path, Path]:
@@ -204,92 +232,63 @@ def _csv_paths(given: str) -> tuple[Path, Path]:
     return path, folder
 
 
-def _read_csv(path: Path) -> dict[str, list]:
+def _csv_columns(table: tabular.Table) -> dict[str, list[Any]]:
     """Columns by name, converted and checked; every error names file and line."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as UTF-8 text ({error})") from None
-    header = text.partition("\n")[0]
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=header.count), skipinitialspace=True)
-    names = [name.strip().lower() for name in next(reader, [])]
-    if "image" not in names or len({"mos", "dmos"} & set(names)) != 1:
-        raise UserError(f"{path}: needs the columns image and mos (or dmos), it has {', '.join(names) or 'none'}")
-    twice = [name for name in names if name in _CONVERT and names.count(name) > 1]
-    if twice:
-        raise UserError(f"{path}: has the column {twice[0]} twice")
-    columns = {name: [] for name in names if name in _CONVERT}
-    first_line: dict[str, int] = {}
-    for row in _rows(reader, path):
-        if not any(field.strip() for field in row):
-            continue
-        where = f"{path}, line {reader.line_num}"
-        if len(row) != len(names):
-            raise UserError(f"{where}: {len(row)} fields, the header has {len(names)}")
-        for name, field in zip(names, row):
-            if name in columns:
-                columns[name].append(_CONVERT[name](field.strip(), f"{where}, {name}"))
-        image = columns["image"][-1]
-        if image in first_line:
-            raise UserError(f"{where}: {image} is rated in line {first_line[image]} already")
-        first_line[image] = reader.line_num
-    if not first_line:
-        raise UserError(f"{path}: no rows below the header")
+    ratings = [name for name in _RATINGS if name in table.names]
+    if len(ratings) > 1:
+        raise UserError(f"{table.path}: has both mos and dmos: remove the column that is not meant")
+    if not len(table):
+        raise UserError(f"{table.path}: no rows below the header")
+    images = table.column(table.find(*tabular.NAME_COLUMNS) or "")
+    for index, name in enumerate(images):
+        if not name.strip():
+            raise UserError(f"{table.where(index)}, image: is empty")
+    columns: dict[str, list[Any]] = {"image": images, ratings[0]: _numbers(table, ratings[0])}
+    if "mos_std" in table.names:
+        columns["mos_std"] = _numbers(table, "mos_std", math.nan)
+    if "level" in table.names:
+        columns["level"] = _numbers(table, "level", 0.0)
+        for index, level in enumerate(columns["level"]):
+            if not 0 <= level < 2**31 or level != int(level):
+                raise UserError(
+                    f"{table.where(index)}, level: {level:g} is not a level (0 for none, 1 the mildest, 2, ...)"
+                )
+    for name in ("reference", "distortion"):
+        if name in table.names:
+            columns[name] = table.labels(name)
+    split = table.find(*_SPLIT_COLUMNS)
+    if split:
+        columns["split"] = [_SPLITS.get(label.lower(), "") for label in table.labels(split)]
     return columns
 
 
-def _rows(reader: Any, path: Path) -> Iterator[list[str]]:
-    try:
-        yield from reader
-    except csv.Error as error:  # a quotation mark that is never closed
-        raise UserError(f"{path}, line {reader.line_num}: {error}; is a quotation mark missing?") from None
+def _numbers(table: tabular.Table, name: str, unknown: float | None = None) -> list[float]:
+    """The numbers of a column; `unknown` stands for those that are not given, None allows none."""
+    values = table.numbers(name).tolist()
+    for index, (value, field) in enumerate(zip(values, table.column(name))):
+        if math.isnan(value):
+            if unknown is None or field.strip().lower() not in _NOT_GIVEN:
+                raise UserError(f"{table.where(index)}, {name}: {tabular.shown(field)} is not a finite number")
+            values[index] = unknown
+    return values
 
 
-def _text(field: str, where: str) -> str:
-    return field
-
-
-def _name(field: str, where: str) -> str:
-    if not field:
-        raise UserError(f"{where}: is empty")
-    return field
-
-
-def _number(field: str, where: str) -> float:
-    try:
-        value = float(field)
-    except ValueError:
-        raise UserError(f"{where}: {field!r} is not a number") from None
-    if not math.isfinite(value):
-        raise UserError(f"{where}: {field} is not a finite number")
-    return value
-
-
-def _number_or_nan(field: str, where: str) -> float:
-    return _number(field, where) if field else math.nan
-
-
-def _level(field: str, where: str) -> int:
-    value = _number(field or "0", where)
-    if not 0 <= value < 2**31 or value != int(value):
-        raise UserError(f"{where}: {field} is not a level (0 for none, 1 the mildest, 2, ...)")
-    return int(value)
-
-
-_CONVERT: dict[str, Callable[[str, str], Any]] = {
-    "image": _name,
-    "mos": _number,
-    "dmos": _number,
-    "mos_std": _number_or_nan,
-    "reference": _text,
-    "distortion": _text,
-    "level": _level,
-    "split": _text,
-}
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
+def _notes(table: tabular.Table) -> Iterator[str]:
+    """What was not understood as its author may have meant it."""
+    if not table.utf8:
+        yield f"{table.path} is not UTF-8: its other bytes are read as Windows-1252"
+    split = table.find(*_SPLIT_COLUMNS)
+    odd = sorted({label for label in table.labels(split) if label.lower() not in _SPLITS}) if split else []
+    if odd:
+        yield f"column {split}: not known as train, validation or test, and left aside: {tabular.some(odd)}"
+    if "level" in table.names:
+        yield "column level: no figure of an evaluation depends on it"
+    known = {*tabular.NAME_COLUMNS, *_RATINGS, *_SPLIT_COLUMNS, *_LABELS}
+    for name in dict.fromkeys(table.names):
+        absent = [label for label in _LABELS if label not in table.names]
+        close = difflib.get_close_matches(name, absent, 1, 0.7)
+        if close and name not in known:
+            yield f"column {name} is not used; is {close[0]} meant?"
 
 
 def _floats(column: list | None) -> np.ndarray | None:

@@ -1,9 +1,12 @@
 """Ratings from a CSV file and a folder of images."""
 
+import re
+
 import numpy as np
 import pytest
 from PIL import Image
 
+from qualiclip_jax import tabular
 from qualiclip_jax.data import rated
 from qualiclip_jax.errors import UserError
 from qualiclip_jax.images import ImageError
@@ -48,8 +51,8 @@ def test_optional_columns_in_any_order_and_an_unknown_one(photos, tmp_path):
     path = write(
         tmp_path / "a.csv",
         "level;split;MOS;comment;image;mos_std;distortion;reference",
-        "3;test;1.5;no;photo 0.png;0.25;jpeg;sky.png",
-        ";;2.5;;photo 1.png;;;",
+        "3;test;1,5;no;photo 0.png;0,25;jpeg;sky.png",
+        ";;2,5;;photo 1.png;n/a;;",
         encoding="utf-8-sig",
     )
     loaded = rated.load(f"csv:{path}@{photos[0]}")
@@ -110,22 +113,24 @@ def test_all_images_missing_is_an_error_even_if_missing_is_allowed(tmp_path):
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        (["image,score", "photo 0.png,1"], "needs the columns image and mos.*it has image, score"),
-        (["image,mos,dmos", "photo 0.png,1,1"], "needs the columns"),
-        ([""], "needs the columns.*none"),
+        (["image,score", "photo 0.png,1"], "needs the columns image .* and mos .*it has image, score"),
+        (["image,mos,dmos", "photo 0.png,1,1"], "has both mos and dmos"),
         (["image,mos"], "no rows"),
-        (["image,mos", "photo 0.png,1", "photo 1.png,good"], "line 3, mos: 'good' is not a number"),
-        (["image,mos", "photo 0.png,nan"], "line 2, mos: nan is not a finite"),
-        (["image,mos", "photo 0.png,"], "line 2, mos: '' is not a number"),
-        (["image,mos", "photo 0.png,1,2"], "line 2: 3 fields, the header has 2"),
-        (["image,mos", "photo 0.png,1", "", "photo 0.png,2"], "line 4: photo 0.png is rated in line 2"),
+        (["image,mos", "photo 0.png,1", "photo 1.png,good"], "line 3, mos: 'good' is not a finite number"),
+        (["image,mos", "photo 0.png,nan"], "line 2, mos: 'nan' is not a finite"),
+        (["image,mos", "photo 0.png,"], "line 2, mos: '' is not a finite number"),
+        (["image;mos", "photo 0.png;1.234,5"], "line 2, mos: '1.234,5' has a comma and a point"),
+        (["image,mos", "photo 0.png,1", "", "photo 0.png,2"], "line 4: photo 0.png is rated already, in line 2"),
+        (["image,mos", "photo 0.png,1", " photo 0.png ,2"], "line 3: photo 0.png is rated already, in line 2"),
         (["image,mos", ",1"], "line 2, image: is empty"),
         (["image,mos,level", "photo 0.png,1,-1"], "line 2, level: -1 is not a level"),
-        (["image,mos,level", "photo 0.png,1,1e30"], "line 2, level: 1e30 is not a level"),
+        (["image,mos,level", "photo 0.png,1,1e30"], "line 2, level: 1e.30 is not a level"),
         (["image,mos,mos_std", "photo 0.png,1,wide"], "line 2, mos_std: 'wide'"),
-        (["image,mos,MOS", "photo 0.png,1,2"], "has the column mos twice"),
         (["image,mos", "x" * 300 + ".png,1", "photo 0.png,1"], "1 of 2 images are not in"),
-        (["image,mos", '"photo 0.png,1', *["photo 1.png,1"] * 10_000], "is a quotation mark missing"),
+        (
+            ["image,mos", '"two\nlines.png",1', "photo 0.png,1"],
+            r"1 of 2 images are not in .*'two.nlines.png' \(--allow",
+        ),
     ],
 )
 def test_what_is_wrong_is_said_with_its_line(photos, tmp_path, lines, message):
@@ -152,6 +157,48 @@ def test_missing_file_folder_or_text(tmp_path):
     path = write(tmp_path / "a.csv", "image,mos", "a.png,1")
     with pytest.raises(UserError, match="no such folder"):
         rated.load(f"csv:{path}@{tmp_path}/no")
-    path.write_bytes(b"\x89PNG\xff\xfe")
-    with pytest.raises(UserError, match="UTF-8"):
-        rated.load(f"csv:{path}")
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "splits", "note"),
+    [
+        ("split", ["Test", "TRAIN", "Validation", ""], ["test", "train", "validation", ""], None),
+        ("Set", ["testing", "training", "val", " test "], ["test", "train", "validation", "test"], None),
+        ("split", ["test", "1", "fold 2", "0"], ["test", "", "", ""], "column split: not known .*: 0, 1, fold 2"),
+    ],
+)
+def test_names_of_splits(photos, tmp_path, column, values, splits, note):
+    rows = [f"photo {i}.png,{i},{value}" for i, value in enumerate(values)]
+    loaded = rated.load(f"csv:{write(tmp_path / 'a.csv', f'image,mos,{column}', *rows)}@{photos[0]}")
+    assert loaded.split == splits
+    assert len(loaded.notes) == (note is not None)
+    assert note is None or re.match(note, loaded.notes[0])
+
+
+@pytest.mark.parametrize(
+    ("columns", "note"),
+    [
+        ("distorsion", "column distorsion is not used; is distortion meant?"),
+        ("References", "column references is not used; is reference meant?"),
+        ("MOS std", "column mos std is not used; is mos_std meant?"),
+        ("level", "column level: no figure of an evaluation depends on it"),
+        ("votes", None),
+        ("distortion,distortion_type", None),
+    ],
+)
+def test_columns_that_say_nothing_are_reported(photos, tmp_path, columns, note):
+    more = "," * columns.count(",")
+    path = write(tmp_path / "a.csv", f"image,mos,{columns}", f"photo 0.png,1,{more}", f"photo 1.png,2,{more}")
+    assert rated.load(f"csv:{path}@{photos[0]}").notes == (() if note is None else (note,))
+
+
+def test_names_as_other_systems_write_them(tmp_path):
+    names = {"a\\b.png": "a/b.png", " c.png ": "c.png", "d\n\r.png": "d\n\r.png", "caf\udce9.png": "café.png"}
+    (tmp_path / "a").mkdir()
+    for name in names.values():
+        Image.new("RGB", (8, 8)).save(tmp_path / name, "PNG")
+    (tmp_path / "my.csv").write_bytes(tabular.to_csv(("image", "mos"), [(name, i) for i, name in enumerate(names)]))
+    loaded = rated.load(f"csv:{tmp_path}/my.csv")
+    assert loaded.ids == list(names.values())
+    assert loaded.image(3).shape == (8, 8, 3)
+    assert "is not UTF-8" in loaded.notes[0]
