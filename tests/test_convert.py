@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 
 from qualiclip_jax import checkpoint, cli, convert, models, prompts, quality
 
-DATA = pathlib.Path(__file__).parent / "data"
+DATA = pathlib.Path(__file__).parent / "golden"
 
 
 @pytest.fixture(scope="module")

@@ -32,14 +32,14 @@ def main(argv: Sequence[str]) -> int | None:
 
 
 def _list(arguments: argparse.Namespace) -> None:
-    from qualiclip_jax.data.builders import SOURCES
+    from qualiclip_jax.data.builders import IMAGE_SETS
     from qualiclip_jax.data.prepare import status
 
     lines = [("name", "images", "ratings", "prepared", "licence or terms")]
-    for source in SOURCES.values():
-        done = status(source, arguments.data_dir)
-        state = "no" if done is None else "yes" if not done.missing else f"{done.images} of {source.images}"
-        lines.append((source.name, f"{source.images:,}", source.rated_text(), state, source.terms))
+    for image_set in IMAGE_SETS.values():
+        done = status(image_set, arguments.data_dir)
+        state = "no" if done is None else "yes" if not done.missing else f"{done.images} of {image_set.images}"
+        lines.append((image_set.name, f"{image_set.images:,}", image_set.rated_text(), state, image_set.terms))
     widths = [max(len(line[column]) for line in lines) for column in range(4)]
     for name, images, ratings, state, terms in lines:
         print(
@@ -50,22 +50,22 @@ def _list(arguments: argparse.Namespace) -> None:
 def _prepare(arguments: argparse.Namespace) -> int:
     from qualiclip_jax.data.prepare import find, prepare
 
-    source = find(arguments.name)
-    done = prepare(source, arguments.manual_dir, arguments.data_dir, arguments.allow_missing)
-    count = f"{done.images} images" if not done.missing else f"{done.images} of {source.images} images"
+    image_set = find(arguments.name)
+    done = prepare(image_set, arguments.manual_dir, arguments.data_dir, arguments.allow_missing)
+    count = f"{done.images} images" if not done.missing else f"{done.images} of {image_set.images} images"
     if done.was_there:
-        print(f"{source.name} is prepared already, {count}: {done.folder} (remove this folder to prepare it again)")
+        print(f"{image_set.name} is prepared already, {count}: {done.folder} (remove this folder to prepare it again)")
         return cli.DONE
     left_out = Counter(done.lacking)
     for line, times in list(left_out.items())[:_SHOWN]:
         print(f"left out: {line}{f', {times} times' if times > 1 else ''}", file=sys.stderr)
     if len(left_out) > _SHOWN:
         print(f"left out: {len(left_out) - _SHOWN} more", file=sys.stderr)
-    print(f"{source.name} is prepared, {count}: {done.folder}")
+    print(f"{image_set.name} is prepared, {count}: {done.folder}")
     if done.label_files:
         print(f"labels from {', '.join(done.label_files[:_SHOWN])}{', ...' if len(done.label_files) > _SHOWN else ''}")
-    if source.note:
-        print(source.note)
+    if image_set.note:
+        print(image_set.note)
     return cli.IN_PART if done.missing else cli.DONE
 
 

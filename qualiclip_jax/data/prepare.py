@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from qualiclip_jax.data import store
-from qualiclip_jax.data.builders import SOURCES
+from qualiclip_jax.data.builders import IMAGE_SETS
 from qualiclip_jax.data.builders.archive import Archive
-from qualiclip_jax.data.builders.source import Source
+from qualiclip_jax.data.builders.image_set import ImageSet
 from qualiclip_jax.errors import UserError
 
 
@@ -35,27 +35,27 @@ class Prepared:
     was_there: bool = False
 
 
-def find(name: str) -> Source:
+def find(name: str) -> ImageSet:
     """The description of the set called `name`.
 
     Raises:
       UserError: there is none.
     """
-    if name not in SOURCES:
-        raise UserError(f"no image set {name!r}; known are {', '.join(SOURCES)}")
-    return SOURCES[name]
+    if name not in IMAGE_SETS:
+        raise UserError(f"no image set {name!r}; known are {', '.join(IMAGE_SETS)}")
+    return IMAGE_SETS[name]
 
 
-def status(source: Source, data_dir: str | os.PathLike | None = None) -> Prepared | None:
-    """What is prepared of `source`; None if it is not."""
-    folder = store.set_dir(source.name, data_dir)
+def status(image_set: ImageSet, data_dir: str | os.PathLike | None = None) -> Prepared | None:
+    """What is prepared of `image_set`; None if it is not."""
+    folder = store.set_dir(image_set.name, data_dir)
     if not folder.is_dir():
         return None
     return dataclasses.replace(_read(folder), was_there=True)
 
 
 def prepare(
-    source: Source,
+    image_set: ImageSet,
     manual_dir: str | os.PathLike | None,
     data_dir: str | os.PathLike | None = None,
     allow_missing: bool = False,
@@ -66,7 +66,7 @@ def prepare(
     looks finished, and the next one removes what it left.
 
     Args:
-      source: which set (`find`).
+      image_set: which set (`find`).
       manual_dir: the folder with the authors' archive, extracted or not.
       data_dir: where prepared sets lie (`store.data_dir`).
       allow_missing: go on without missing or unreadable images and without missing ratings.
@@ -74,17 +74,17 @@ def prepare(
     Raises:
       UserError: no `manual_dir`, label files or images are missing or damaged, another process is at it.
     """
-    done = status(source, data_dir)
+    done = status(image_set, data_dir)
     if done:
         return done
     if manual_dir is None:
-        raise UserError(f"{source.how_to_get()}, then say --manual-dir FOLDER")
+        raise UserError(f"{image_set.how_to_get()}, then say --manual-dir FOLDER")
     manual_dir = Path(manual_dir).expanduser()
     if not manual_dir.is_dir():
-        raise UserError(f"{manual_dir}: no such folder. {source.how_to_get()}")
-    folder = store.set_dir(source.name, data_dir)
+        raise UserError(f"{manual_dir}: no such folder. {image_set.how_to_get()}")
+    folder = store.set_dir(image_set.name, data_dir)
     with _only_one(folder.parent), Archive(manual_dir) as archive:
-        missing = _build(source, archive, folder, allow_missing)
+        missing = _build(image_set, archive, folder, allow_missing)
     return dataclasses.replace(_read(folder), lacking=tuple(missing))
 
 
@@ -94,7 +94,7 @@ def _read(folder: Path) -> Prepared:
     return Prepared(folder, len(stored["labels"]["id"]), stored["missing"], label_files=files)
 
 
-def _build(source: Source, archive: Archive, folder: Path, allow_missing: bool) -> list[str]:
+def _build(image_set: ImageSet, archive: Archive, folder: Path, allow_missing: bool) -> list[str]:
     """Writes to a temporary folder beside `folder` and renames that, or leaves nothing."""
     from qualiclip_jax.data.builders.builder import build
 
@@ -103,7 +103,7 @@ def _build(source: Source, archive: Archive, folder: Path, allow_missing: bool) 
     temporary = folder.parent / f"incomplete.{os.getpid()}"
     try:
         temporary.mkdir()
-        missing = build(source, archive, temporary, allow_missing)
+        missing = build(image_set, archive, temporary, allow_missing)
         os.replace(temporary, folder)
     except OSError as error:  # the disk is full, say
         raise UserError(f"{folder.parent}: cannot be written ({error})") from None

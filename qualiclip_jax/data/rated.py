@@ -114,11 +114,11 @@ def load(spec: str, data_dir: str | os.PathLike | None = None, allow_missing: bo
 
 
 def _load_prepared(name: str, data_dir: str | os.PathLike | None) -> RatedSet:
-    from qualiclip_jax.data.builders import SOURCES
+    from qualiclip_jax.data.builders import IMAGE_SETS
 
-    source = SOURCES.get(name)
+    source = IMAGE_SETS.get(name)
     if source is None or not source.rated:
-        known = ", ".join(s.name for s in SOURCES.values() if s.rated)
+        known = ", ".join(s.name for s in IMAGE_SETS.values() if s.rated)
         raise UserError(f"no rated image set {name!r}; known are {known}, or give csv:PATH")
     folder = store.set_dir(name, data_dir)
     if not folder.is_dir():

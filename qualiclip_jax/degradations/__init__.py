@@ -6,7 +6,7 @@ public too: modules `blur`, `color`, `compression`, `noise`, `brightness`, `spat
 Importing the package is cheap: the functions are looked up on first use.
 """
 
-from qualiclip_jax.degradations.table import GROUPS, LEVELS, PARAMETERS, TYPES
+from qualiclip_jax.degradations.catalog import GROUPS, LEVELS, PARAMETERS, TYPES
 
 __all__ = ["GROUPS", "LEVELS", "PARAMETERS", "TYPES", "degrade", "degrade_pairs", "sample_types"]
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from qualiclip_jax import cli
-from qualiclip_jax.degradations.table import LEVELS, TYPES
+from qualiclip_jax.degradations.catalog import LEVELS, TYPES
 from qualiclip_jax.errors import UserError
 
 

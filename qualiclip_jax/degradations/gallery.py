@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from qualiclip_jax.degradations.catalog import GROUPS, LEVELS, MEANINGS, PARAMETERS, TYPES
 from qualiclip_jax.degradations.pipeline import MIN_SIZE, degrade
-from qualiclip_jax.degradations.table import GROUPS, LEVELS, MEANINGS, PARAMETERS, TYPES
 from qualiclip_jax.errors import UserError
 from qualiclip_jax.progress import track
 

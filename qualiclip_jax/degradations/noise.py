@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from qualiclip_jax.degradations import random
+from qualiclip_jax.degradations import draws
 from qualiclip_jax.degradations.color_spaces import ycbcr_to_rgb
 
 MAX_FRACTION = 0.03
@@ -12,7 +12,7 @@ MAX_FRACTION = 0.03
 
 def white_noise(images: Array, variance: Array | float, key: Array) -> Array:
     """Adds Gaussian noise of the given variance, independent in every sample."""
-    return jnp.clip(images + random.normal(key, images.shape) * jnp.sqrt(variance), 0, 1)
+    return jnp.clip(images + draws.normal(key, images.shape) * jnp.sqrt(variance), 0, 1)
 
 
 def ycbcr_noise(images: Array, variance: Array | float, key: Array) -> Array:
@@ -22,7 +22,7 @@ def ycbcr_noise(images: Array, variance: Array | float, key: Array) -> Array:
     """
 
     keys = jax.random.split(key, 3)
-    planes = jax.vmap(lambda key: random.normal(key, images.shape[:-1]))(keys)
+    planes = jax.vmap(lambda key: draws.normal(key, images.shape[:-1]))(keys)
     return jnp.clip(images + ycbcr_to_rgb(planes) * jnp.sqrt(variance), 0, 1)
 
 
@@ -45,9 +45,9 @@ def impulse_noise(images: Array, fraction: Array | float, key: Array, max_fracti
         impulse = (index < count // 2).astype(image.dtype)
         return image.reshape(-1).at[where].set(impulse, mode="drop").reshape(image.shape)
 
-    return random.per_image(one, images, key)
+    return draws.per_image(one, images, key)
 
 
 def multiplicative_noise(images: Array, variance: Array | float, key: Array) -> Array:
     """Multiplies every sample by 1 plus Gaussian noise of the given variance."""
-    return jnp.clip(images * (1 + random.normal(key, images.shape) * jnp.sqrt(variance)), 0, 1)
+    return jnp.clip(images * (1 + draws.normal(key, images.shape) * jnp.sqrt(variance)), 0, 1)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from qualiclip_jax.degradations import blur, brightness, color, compression, contrast, noise, spatial
-from qualiclip_jax.degradations.table import LEVELS, PARAMETERS, TYPES, types_by_group
+from qualiclip_jax.degradations.catalog import LEVELS, PARAMETERS, TYPES, types_by_group
 from qualiclip_jax.errors import UserError
 
 STRATEGIES = ("scan", "levels")

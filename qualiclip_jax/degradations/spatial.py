@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from qualiclip_jax.degradations import random
-from qualiclip_jax.degradations.table import PARAMETERS
+from qualiclip_jax.degradations import draws
+from qualiclip_jax.degradations.catalog import PARAMETERS
 
 PATCH, REACH, BLOCK = 16, 8, 32  # px
 MAX_PATCHES, MAX_BLOCKS, MAX_BINS = 100, 10, 20  # of the table
@@ -16,7 +16,7 @@ JITTER_ROUNDS = 5
 def jitter(images: Array, std: Array | float, key: Array) -> Array:
     """Displaces every pixel by normal noise with `std` px in both directions, five times."""
     keys = jax.random.split(key, (2, JITTER_ROUNDS))
-    down, right = jax.vmap(jax.vmap(lambda key: random.normal(key, images.shape[:-1])))(keys) * std
+    down, right = jax.vmap(jax.vmap(lambda key: draws.normal(key, images.shape[:-1])))(keys) * std
     return jax.lax.scan(lambda images, by: (displace(images, *by), None), images, (down, right))[0]
 
 
@@ -65,7 +65,7 @@ def non_eccentricity_patch(images: Array, count: Array | int, key: Array, max_co
         offsets = _rounded((jax.random.uniform(offset_key, (max_count, 2)) - 0.5) * 2 * REACH)
         return copy_patches(image, sources, jnp.clip(sources + offsets, 0, last), count)
 
-    return random.per_image(one, images, key)
+    return draws.per_image(one, images, key)
 
 
 def copy_patches(image: Array, sources: Array, targets: Array, count: Array | int) -> Array:
@@ -140,7 +140,7 @@ def color_block(images: Array, count: Array | int, key: Array, max_count: int = 
         corners = jnp.floor(jax.random.uniform(place_key, (max_count, 2)) * room).astype(jnp.int32)
         return paint_blocks(image, corners, jax.random.uniform(color_key, (max_count, 3)), count)
 
-    return random.per_image(one, images, key)
+    return draws.per_image(one, images, key)
 
 
 def paint_blocks(image: Array, corners: Array, colors: Array, count: Array | int) -> Array:

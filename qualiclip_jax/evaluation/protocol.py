@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from qualiclip_jax.degradations.table import GROUPS
+from qualiclip_jax.degradations.catalog import GROUPS
 from qualiclip_jax.errors import UserError
 from qualiclip_jax.evaluation import correlation
 

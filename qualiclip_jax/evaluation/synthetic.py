@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from qualiclip_jax import degradations
-from qualiclip_jax.degradations.table import GROUPS, TYPES
+from qualiclip_jax.degradations.catalog import GROUPS, TYPES
 from qualiclip_jax.errors import UserError
 from qualiclip_jax.evaluation import correlation
 

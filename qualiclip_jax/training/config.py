@@ -14,7 +14,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from qualiclip_jax import objective, prompts
-from qualiclip_jax.degradations.table import TYPES, types_by_group
+from qualiclip_jax.degradations.catalog import TYPES, types_by_group
 from qualiclip_jax.errors import UserError
 
 OPTIMIZERS = ("adamw", "lion", "sgd")

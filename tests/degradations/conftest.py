@@ -9,7 +9,7 @@ import pytest
 
 from qualiclip_jax import degradations
 
-GOLDEN = Path(__file__).parents[1] / "data" / "degradations.npz"
+GOLDEN = Path(__file__).parents[1] / "golden" / "degradations.npz"
 HEIGHT, WIDTH = 96, 128
 
 

@@ -12,7 +12,7 @@ from PIL import Image, features
 from qualiclip_jax.degradations import compression
 from qualiclip_jax.degradations.jpeg import quantisation_tables
 
-GOLDEN = Path(__file__).parents[1] / "data" / "degradations.npz"
+GOLDEN = Path(__file__).parents[1] / "golden" / "degradations.npz"
 QUALITIES = (43, 36, 24, 7, 4)
 
 simulate = jax.jit(compression.jpeg)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from qualiclip_jax.degradations import compression, jpeg2000
 
-GOLDEN = Path(__file__).parents[1] / "data" / "degradations.npz"
+GOLDEN = Path(__file__).parents[1] / "golden" / "degradations.npz"
 RATES = (16, 32, 45, 120, 170)
 
 simulate = jax.jit(compression.jpeg2000)

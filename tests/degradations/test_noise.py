@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from qualiclip_jax import degradations
-from qualiclip_jax.degradations import random
+from qualiclip_jax.degradations import draws
 from qualiclip_jax.degradations.color_spaces import luma
 
 GREY = jnp.full((2, 192, 192, 3), 0.5)
@@ -72,8 +72,8 @@ def test_impulses_are_as_many_as_the_table_says_half_of_them_salt():
 
 
 def test_bits_are_uniform_and_differ_between_keys():
-    bits = np.asarray(random.bits(jax.random.key(0), (1 << 18,)))
-    others = np.asarray(random.bits(jax.random.key(1), (1 << 18,)))
+    bits = np.asarray(draws.bits(jax.random.key(0), (1 << 18,)))
+    others = np.asarray(draws.bits(jax.random.key(1), (1 << 18,)))
     for words in (bits, others, bits ^ others, bits[1:] ^ bits[:-1]):
         ones = np.unpackbits(words.view(np.uint8).reshape(-1, 4), axis=1).mean(0)
         assert np.abs(ones - 0.5).max() < 5 * 0.5 / np.sqrt(len(words))
@@ -82,7 +82,7 @@ def test_bits_are_uniform_and_differ_between_keys():
 
 
 def test_normal_has_the_moments_and_tails_of_a_normal():
-    values = np.asarray(random.normal(jax.random.key(5), (1 << 20,)), np.float64)
+    values = np.asarray(draws.normal(jax.random.key(5), (1 << 20,)), np.float64)
     assert abs(values.mean()) < 5 / 1024
     assert values.var() == pytest.approx(1, abs=0.01)
     assert stats.kurtosis(values) == pytest.approx(0, abs=0.03)

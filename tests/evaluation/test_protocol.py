@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from qualiclip_jax.degradations.table import GROUPS
+from qualiclip_jax.degradations.catalog import GROUPS
 from qualiclip_jax.errors import UserError
 from qualiclip_jax.evaluation import protocol, published
 
@@ -121,10 +121,12 @@ def test_constant_scores_are_an_error():
 
 
 def test_groups_name_every_known_distortion():
-    from qualiclip_jax.data.builders import synthetic
+    from qualiclip_jax.data.builders import artificial
 
-    names = {*synthetic.KADID10K_DISTORTIONS, *synthetic.TID2013_DISTORTIONS}
-    names |= {name for name, _ in synthetic.LIVE_FOLDERS.values()} | {n for _, n in synthetic.CSIQ_DISTORTIONS.values()}
+    names = {*artificial.KADID10K_DISTORTIONS, *artificial.TID2013_DISTORTIONS}
+    names |= {name for name, _ in artificial.LIVE_FOLDERS.values()} | {
+        n for _, n in artificial.CSIQ_DISTORTIONS.values()
+    }
     assert sorted(names - set(protocol.GROUP_OF)) == []
     assert set(protocol.GROUP_OF.values()) == set(GROUPS)
 

@@ -10,7 +10,7 @@ from flax import nnx
 from qualiclip_jax.errors import UserError
 from qualiclip_jax.models import convert, infer
 
-DATA = pathlib.Path(__file__).parents[1] / "data"
+DATA = pathlib.Path(__file__).parents[1] / "golden"
 TOLERANCE = 5e-6
 
 

@@ -13,7 +13,7 @@ from qualiclip_jax import models
 from qualiclip_jax.errors import UserError
 from qualiclip_jax.models import convert, weights
 
-DATA = pathlib.Path(__file__).parents[1] / "data"
+DATA = pathlib.Path(__file__).parents[1] / "golden"
 OPEN_CLIP = {
     "model_cfg": {
         "embed_dim": 64,

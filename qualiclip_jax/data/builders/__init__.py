@@ -1,24 +1,24 @@
 """The published image sets that can be prepared, by name. Importing this imports no tfds."""
 
-from qualiclip_jax.data.builders import authentic, generated, pristine, synthetic
-from qualiclip_jax.data.builders.source import Source
+from qualiclip_jax.data.builders import artificial, authentic, generated, unrated
+from qualiclip_jax.data.builders.image_set import ImageSet
 
-SOURCES: dict[str, Source] = {
-    source.name: source
-    for source in (
-        pristine.KADIS700K,
+IMAGE_SETS: dict[str, ImageSet] = {
+    image_set.name: image_set
+    for image_set in (
+        unrated.KADIS700K,
         authentic.KONIQ10K,
         authentic.CLIVE,
         authentic.FLIVE,
         authentic.SPAQ,
         authentic.UHD_IQA,
-        synthetic.KADID10K,
-        synthetic.TID2013,
-        synthetic.LIVE,
-        synthetic.CSIQ,
-        synthetic.PIPAL,
-        synthetic.CIDIQ50,
-        synthetic.CIDIQ100,
+        artificial.KADID10K,
+        artificial.TID2013,
+        artificial.LIVE,
+        artificial.CSIQ,
+        artificial.PIPAL,
+        artificial.CIDIQ50,
+        artificial.CIDIQ100,
         generated.AGIQA1K,
         generated.AGIQA3K,
     )

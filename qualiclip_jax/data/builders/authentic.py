@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from qualiclip_jax.data.builders.archive import Archive
-from qualiclip_jax.data.builders.source import Record, Source, number
+from qualiclip_jax.data.builders.image_set import ImageSet, Record, number
 from qualiclip_jax.errors import UserError
 
 _SPLITS = {"training": "train", "validation": "validation", "test": "test"}
@@ -23,7 +23,7 @@ def _read_koniq10k(archive: Archive) -> Iterator[Record]:
         )
 
 
-KONIQ10K = Source(
+KONIQ10K = ImageSet(
     name="koniq10k",
     title="KonIQ-10k",
     images=10073,
@@ -58,7 +58,7 @@ def _read_clive(archive: Archive) -> Iterator[Record]:
             )
 
 
-CLIVE = Source(
+CLIVE = ImageSet(
     name="clive",
     title="LIVE In the Wild Image Quality Challenge (CLIVE)",
     images=1162,
@@ -95,7 +95,7 @@ def _flive_names(archive: Archive, *tables: str, only_valid: bool = False) -> se
     return {row["name_image"] for _, row in archive.rows(table, columns) if not only_valid or row["is_valid"] == "True"}
 
 
-FLIVE = Source(
+FLIVE = ImageSet(
     name="flive",
     title="FLIVE (LIVE-FB, PaQ-2-PiQ)",
     images=39810,
@@ -122,7 +122,7 @@ def _read_spaq(archive: Archive) -> Iterator[Record]:
         yield Record(image=str(row["Image name"]), mos=number(row["MOS"], where))
 
 
-SPAQ = Source(
+SPAQ = ImageSet(
     name="spaq",
     title="SPAQ",
     images=11125,
@@ -141,7 +141,7 @@ def _read_uhd_iqa(archive: Archive) -> Iterator[Record]:
         yield Record(image=row["image_name"], mos=number(row["quality_mos"], where), split=_split(row["set"], where))
 
 
-UHD_IQA = Source(
+UHD_IQA = ImageSet(
     name="uhd_iqa",
     title="UHD-IQA",
     images=6073,

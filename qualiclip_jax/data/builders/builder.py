@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from qualiclip_jax.data.builders.archive import Archive
-from qualiclip_jax.data.builders.source import Record, Source
+from qualiclip_jax.data.builders.image_set import ImageSet, Record
 from qualiclip_jax.data.store import VERSION
 from qualiclip_jax.errors import UserError
 from qualiclip_jax.images import ImageError, decode_image
@@ -24,14 +24,14 @@ _IMAGES_A_SHARD = 2000
 _SHOWN = 3  # of the files that are wrong, how many an error names
 
 
-def build(source: Source, archive: Archive, folder: Path, allow_missing: bool = False) -> list[str]:
+def build(image_set: ImageSet, archive: Archive, folder: Path, allow_missing: bool = False) -> list[str]:
     """Writes one image set.
 
     The records keep the order of the label file. Beside them, `metadata.json` holds all labels as columns, so that
     reading them touches no image.
 
     Args:
-      source: what to prepare.
+      image_set: what to prepare.
       archive: where to read it.
       folder: where to write; an empty folder.
       allow_missing: go on without images or ratings that are missing, and without images that cannot be read.
@@ -45,25 +45,27 @@ def build(source: Source, archive: Archive, folder: Path, allow_missing: bool = 
     """
     import tensorflow_datasets as tfds
 
-    records, missing = check(source, archive)
+    records, missing = check(image_set, archive)
     if missing and not allow_missing:
-        raise UserError(_complaint(source, missing, archive))
-    info = _dataset_info(source, folder)
+        raise UserError(_complaint(image_set, missing, archive))
+    info = _dataset_info(image_set, folder)
     writer = tfds.core.SequentialWriter(info, _IMAGES_A_SHARD, file_format="array_record")
-    writer.initialize_splits([source.tfds_split])
+    writer.initialize_splits([image_set.tfds_split])
     kept, unreadable = [], []
-    for images in _read_images(archive, records, f"preparing {source.name}"):
+    for images in _read_images(archive, records, f"preparing {image_set.name}"):
         unreadable += [f"cannot read {r.image} ({i.reason})" for r, i in images if isinstance(i, ImageError)]
         images = [(record, image) for record, image in images if not isinstance(image, ImageError)]
         with _write_errors():
-            writer.add_examples({source.tfds_split: [_example(source, record, image) for record, image in images]})
+            writer.add_examples(
+                {image_set.tfds_split: [_example(image_set, record, image) for record, image in images]}
+            )
         kept += [record for record, _ in images]
     if unreadable and not allow_missing:
-        raise UserError(_complaint(source, unreadable, archive))
+        raise UserError(_complaint(image_set, unreadable, archive))
     if not kept:
-        raise UserError(f"none of the images of {source.title} is in {archive.root} and can be read{archive.hint()}")
+        raise UserError(f"none of the images of {image_set.title} is in {archive.root} and can be read{archive.hint()}")
     missing += unreadable
-    info.metadata.update(_metadata(source, kept, len(missing), archive.label_files))
+    info.metadata.update(_metadata(image_set, kept, len(missing), archive.label_files))
     with _write_errors():
         writer.close_all()
     return missing
@@ -78,13 +80,13 @@ def _write_errors() -> Iterator[None]:
         raise OSError(str(error).split(";")[0]) from None
 
 
-def _dataset_info(source: Source, folder: Path) -> Any:
+def _dataset_info(image_set: ImageSet, folder: Path) -> Any:
     """The tfds description of a set, to be written to `folder`."""
     import numpy as np
     import tensorflow_datasets as tfds
 
     features = {"image": tfds.features.Image(), "id": tfds.features.Text()}
-    if source.rated:
+    if image_set.rated:
         features |= {
             "mos": np.float64,  # higher is better
             "mos_std": np.float64,  # NaN: not published
@@ -95,22 +97,22 @@ def _dataset_info(source: Source, folder: Path) -> Any:
         }
     return tfds.core.DatasetInfo(
         builder=tfds.core.DatasetIdentity(
-            name=source.name, version=tfds.core.Version(VERSION), data_dir=str(folder), module_name=__name__
+            name=image_set.name, version=tfds.core.Version(VERSION), data_dir=str(folder), module_name=__name__
         ),
-        description=f"{source.title}. Terms: {source.terms}. {source.note}".strip(),
+        description=f"{image_set.title}. Terms: {image_set.terms}. {image_set.note}".strip(),
         features=tfds.features.FeaturesDict(features),
-        homepage=source.url,
-        citation=source.citation,
+        homepage=image_set.url,
+        citation=image_set.citation,
         disable_shuffling=True,
         metadata=tfds.core.MetadataDict(),
     )
 
 
-def _example(source: Source, record: Record, image: bytes) -> dict[str, Any]:
+def _example(image_set: ImageSet, record: Record, image: bytes) -> dict[str, Any]:
     example = {"image": io.BytesIO(image), "id": record.image}  # an array would have to be encoded, by TensorFlow
-    if source.rated:
+    if image_set.rated:
         example |= {
-            "mos": source.to_mos(record.mos),
+            "mos": image_set.to_mos(record.mos),
             "mos_std": float("nan") if record.mos_std is None else record.mos_std,
             "distortion": record.distortion or "",
             "level": record.level or 0,
@@ -120,7 +122,7 @@ def _example(source: Source, record: Record, image: bytes) -> dict[str, Any]:
     return example
 
 
-def check(source: Source, archive: Archive) -> tuple[list[Record], list[str]]:
+def check(image_set: ImageSet, archive: Archive) -> tuple[list[Record], list[str]]:
     """Compares the ratings with the image files and both with the published number, reading no image.
 
     Returns:
@@ -129,11 +131,13 @@ def check(source: Source, archive: Archive) -> tuple[list[Record], list[str]]:
     Raises:
       UserError: a label file is missing or cannot be understood, or an image is rated twice.
     """
-    listed = list(source.read(archive))
-    records = [r for r in listed if r.mos is not None or not source.rated]
-    what = "ratings" if source.rated else "images"
-    if len(records) > source.images:
-        raise UserError(f"{archive.root}: {len(records)} {what}, published are {source.images}: not the published set")
+    listed = list(image_set.read(archive))
+    records = [r for r in listed if r.mos is not None or not image_set.rated]
+    what = "ratings" if image_set.rated else "images"
+    if len(records) > image_set.images:
+        raise UserError(
+            f"{archive.root}: {len(records)} {what}, published are {image_set.images}: not the published set"
+        )
     missing, used = [], set()
     for record in listed:
         if record.image in archive:
@@ -141,23 +145,23 @@ def check(source: Source, archive: Archive) -> tuple[list[Record], list[str]]:
             if path in used:
                 raise UserError(f"{archive.root}: {path} is listed twice in the label file")
             used.add(path)
-        elif record.mos is not None or not source.rated:
-            missing.append(f"no image {record.image}" + (", which is rated" if source.rated else ""))
+        elif record.mos is not None or not image_set.rated:
+            missing.append(f"no image {record.image}" + (", which is rated" if image_set.rated else ""))
     present = [r for r in records if r.image in archive]
-    unrated = re.compile(source.unrated or r"(?!)", re.IGNORECASE)
-    beside = archive.images_beside(used) - used if source.rated else set()
+    unrated = re.compile(image_set.unrated or r"(?!)", re.IGNORECASE)
+    beside = archive.images_beside(used) - used if image_set.rated else set()
     extra = [path for path in sorted(beside) if not unrated.fullmatch(path.rpartition("/")[2])]
     missing += [f"no rating for {path}" for path in extra]
-    unlisted = source.images - len(records) - len(extra)
+    unlisted = image_set.images - len(records) - len(extra)
     missing += ["an image is published, but neither listed nor there"] * unlisted
     return present, missing
 
 
-def _complaint(source: Source, missing: list[str], archive: Archive) -> str:
+def _complaint(image_set: ImageSet, missing: list[str], archive: Archive) -> str:
     lines = list(dict.fromkeys(missing))
     shown = "; ".join(lines[:_SHOWN]) + ("; ..." if len(lines) > _SHOWN else "")
     return (
-        f"{source.title}: {len(missing)} of {source.images} images are incomplete: {shown} "
+        f"{image_set.title}: {len(missing)} of {image_set.images} images are incomplete: {shown} "
         f"(--allow-missing goes on without them){archive.hint()}"
     )
 
@@ -184,17 +188,17 @@ def _read_images(
             progress.advance(len(some))
 
 
-def _metadata(source: Source, records: list[Record], missing: int, label_files: list[str]) -> dict[str, Any]:
+def _metadata(image_set: ImageSet, records: list[Record], missing: int, label_files: list[str]) -> dict[str, Any]:
     def column(field: str) -> list | None:
         values = [getattr(record, field) for record in records]
         return None if all(value is None for value in values) else values
 
     labels: dict[str, list | None] = {"id": [record.image for record in records]}
-    scale = source.scale
-    if source.rated:
-        labels["mos"] = [source.to_mos(record.mos) for record in records]
+    scale = image_set.scale
+    if image_set.rated:
+        labels["mos"] = [image_set.to_mos(record.mos) for record in records]
         labels |= {field: column(field) for field in ("mos_std", "distortion", "level", "reference", "split")}
         scale = scale or (min(labels["mos"]), max(labels["mos"]))
-    facts = {"title": source.title, "url": source.url, "terms": source.terms, "images": source.images}
-    facts |= {"scale": scale, "higher_is_better": source.higher_is_better, "label_files": label_files}
+    facts = {"title": image_set.title, "url": image_set.url, "terms": image_set.terms, "images": image_set.images}
+    facts |= {"scale": scale, "higher_is_better": image_set.higher_is_better, "label_files": label_files}
     return {"labels": labels, "missing": missing, "source": facts}

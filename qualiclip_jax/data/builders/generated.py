@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from qualiclip_jax.data.builders.archive import Archive
-from qualiclip_jax.data.builders.source import Record, Source, number
+from qualiclip_jax.data.builders.image_set import ImageSet, Record, number
 
 
 def _read_agiqa1k(archive: Archive) -> Iterator[Record]:
@@ -17,7 +17,7 @@ def _read_agiqa1k(archive: Archive) -> Iterator[Record]:
         yield Record(image=str(row["Image"]), mos=number(row[rating], where))
 
 
-AGIQA1K = Source(
+AGIQA1K = ImageSet(
     name="agiqa1k",
     title="AGIQA-1K",
     images=1080,
@@ -43,7 +43,7 @@ def _read_agiqa3k(archive: Archive) -> Iterator[Record]:
         )
 
 
-AGIQA3K = Source(
+AGIQA3K = ImageSet(
     name="agiqa3k",
     title="AGIQA-3K",
     images=2982,

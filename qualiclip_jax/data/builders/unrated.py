@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from qualiclip_jax.data.builders.archive import Archive
-from qualiclip_jax.data.builders.source import Record, Source
+from qualiclip_jax.data.builders.image_set import ImageSet, Record
 
 
 def _read_kadis700k(archive: Archive) -> Iterator[Record]:
@@ -16,7 +16,7 @@ def _read_kadis700k(archive: Archive) -> Iterator[Record]:
             yield Record(image=path)
 
 
-KADIS700K = Source(
+KADIS700K = ImageSet(
     name="kadis700k",
     title="KADIS-700k, pristine images",
     images=140000,

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 from qualiclip_jax.data.builders.archive import Archive
-from qualiclip_jax.data.builders.source import Record, Source, number
+from qualiclip_jax.data.builders.image_set import ImageSet, Record, number
 from qualiclip_jax.errors import UserError
 
 KADID10K_DISTORTIONS = (
@@ -60,7 +60,7 @@ def _read_kadid10k(archive: Archive) -> Iterator[Record]:
         )
 
 
-KADID10K = Source(
+KADID10K = ImageSet(
     name="kadid10k",
     title="KADID-10k",
     images=10125,
@@ -99,7 +99,7 @@ def _read_tid2013(archive: Archive) -> Iterator[Record]:
         )
 
 
-TID2013 = Source(
+TID2013 = ImageSet(
     name="tid2013",
     title="TID2013",
     images=3000,
@@ -140,7 +140,7 @@ def _read_live(archive: Archive) -> Iterator[Record]:
         )
 
 
-LIVE = Source(
+LIVE = ImageSet(
     name="live",
     title="LIVE Image Quality Assessment Database Release 2",
     images=779,
@@ -176,7 +176,7 @@ def _read_csiq(archive: Archive) -> Iterator[Record]:
         )
 
 
-CSIQ = Source(
+CSIQ = ImageSet(
     name="csiq",
     title="CSIQ",
     images=866,
@@ -211,7 +211,7 @@ def _read_pipal(archive: Archive) -> Iterator[Record]:
             )
 
 
-PIPAL = Source(
+PIPAL = ImageSet(
     name="pipal",
     title="PIPAL, training part",
     images=23200,
@@ -249,8 +249,8 @@ def _read_cidiq(archive: Archive, distance: int) -> Iterator[Record]:
                 )
 
 
-def _cidiq(distance: int) -> Source:
-    return Source(
+def _cidiq(distance: int) -> ImageSet:
+    return ImageSet(
         name=f"cidiq{distance}",
         title=f"CID:IQ, seen from {distance} cm",
         images=690,

@@ -7,29 +7,29 @@ import zipfile
 
 import numpy as np
 import pytest
-from miniatures import CIDIQ_REFERENCES, LAYOUTS, LIVE_FOLDERS, live, picture, text
 
 from qualiclip_jax.data import rated
-from qualiclip_jax.data.builders import SOURCES, synthetic
+from qualiclip_jax.data.builders import IMAGE_SETS, artificial
 from qualiclip_jax.data.builders.archive import Archive
 from qualiclip_jax.data.builders.builder import check
 from qualiclip_jax.data.prepare import prepare
 from qualiclip_jax.errors import UserError
+from tests.data.builders.miniatures import CIDIQ_REFERENCES, LAYOUTS, LIVE_FOLDERS, live, picture, text
 
-RATED = [name for name in LAYOUTS if SOURCES[name].rated]
+RATED = [name for name in LAYOUTS if IMAGE_SETS[name].rated]
 
 
 @pytest.fixture(autouse=True)
 def small_sets(monkeypatch):
     """The two readers that know how many ratings their set has, with the numbers of the miniatures."""
-    monkeypatch.setattr(synthetic, "LIVE_FOLDERS", LIVE_FOLDERS)
-    monkeypatch.setattr(synthetic, "_CIDIQ_REFERENCES", CIDIQ_REFERENCES)
+    monkeypatch.setattr(artificial, "LIVE_FOLDERS", LIVE_FOLDERS)
+    monkeypatch.setattr(artificial, "_CIDIQ_REFERENCES", CIDIQ_REFERENCES)
 
 
 def miniature(name, root):
     """Writes a miniature; returns its source with the published number replaced, and the expected records."""
     records = LAYOUTS[name](root)
-    return dataclasses.replace(SOURCES[name], images=len(records)), records
+    return dataclasses.replace(IMAGE_SETS[name], images=len(records)), records
 
 
 def first_image(root, record):
@@ -39,7 +39,7 @@ def first_image(root, record):
 
 
 def test_all_sets_have_a_miniature():
-    assert set(LAYOUTS) == set(SOURCES)
+    assert set(LAYOUTS) == set(IMAGE_SETS)
 
 
 @pytest.mark.parametrize("name", RATED)
@@ -229,14 +229,14 @@ def test_published_numbers():
         "kadid10k": 81 * 25 * 5, "tid2013": 25 * 24 * 5, "live": 982 - 203, "csiq": 866, "pipal": 200 * 116,
         "cidiq50": 23 * 6 * 5, "cidiq100": 23 * 6 * 5, "agiqa1k": 12 * 15 * 4 + 9 * 10 * 4, "agiqa3k": 2_982,
     }  # fmt: skip
-    assert {name: source.images for name, source in SOURCES.items()} == numbers
-    assert len(synthetic.KADID10K_DISTORTIONS) == 25
-    assert len(synthetic.TID2013_DISTORTIONS) == 24
+    assert {name: source.images for name, source in IMAGE_SETS.items()} == numbers
+    assert len(artificial.KADID10K_DISTORTIONS) == 25
+    assert len(artificial.TID2013_DISTORTIONS) == 24
 
 
 def test_live_without_the_realigned_ratings(tmp_path):
     records = live(tmp_path / "manual", realigned=False)
-    source = dataclasses.replace(SOURCES["live"], images=len(records))
+    source = dataclasses.replace(IMAGE_SETS["live"], images=len(records))
     done = prepare(source, tmp_path / "manual", tmp_path / "data")
     assert done.label_files == ("databaserelease2/refnames_all.mat", "databaserelease2/dmos.mat")
     loaded = rated.load("live", tmp_path / "data")

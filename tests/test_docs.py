@@ -3,9 +3,9 @@
 import re
 from pathlib import Path
 
-from qualiclip_jax.data.builders import SOURCES
+from qualiclip_jax.data.builders import IMAGE_SETS
 
-PAGE = (Path(__file__).parents[2] / "docs/datasets.md").read_text()
+PAGE = (Path(__file__).parents[1] / "docs/datasets.md").read_text()
 
 
 def test_table_of_sets():
@@ -14,5 +14,5 @@ def test_table_of_sets():
     for names, title, images, scale, *_ in rows:
         for name in re.findall(r"`(\w+)`", names):
             said[name] = (re.search(r"\((http[^)]*)\)", title)[1], images, scale)
-    known = {s.name: (s.url, f"{s.images:,}", s.rated_text()) for s in SOURCES.values()}
+    known = {s.name: (s.url, f"{s.images:,}", s.rated_text()) for s in IMAGE_SETS.values()}
     assert said == known

@@ -14,21 +14,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from miniatures import agiqa3k, picture, text
 
 from qualiclip_jax.data import rated, store
 from qualiclip_jax.data.__main__ import main
-from qualiclip_jax.data.builders import SOURCES
+from qualiclip_jax.data.builders import IMAGE_SETS
 from qualiclip_jax.data.prepare import prepare
 from qualiclip_jax.errors import UserError
 from qualiclip_jax.images import ImageError
+from tests.data.builders.miniatures import agiqa3k, picture, text
 
 PREPARE = """
 import dataclasses, sys
 from qualiclip_jax import cli
 from qualiclip_jax.data.__main__ import main
-from qualiclip_jax.data.builders import SOURCES
-SOURCES["agiqa3k"] = dataclasses.replace(SOURCES["agiqa3k"], images=3)
+from qualiclip_jax.data.builders import IMAGE_SETS
+IMAGE_SETS["agiqa3k"] = dataclasses.replace(IMAGE_SETS["agiqa3k"], images=3)
 sys.exit(cli.run(main, ["prepare", "agiqa3k", "--manual-dir", sys.argv[1], "--data-dir", sys.argv[2]]))
 """
 SLOW = (
@@ -51,7 +51,7 @@ builder.decode_image = slow
 def three(tmp_path, monkeypatch):
     """AGIQA-3K in miniature, known to the commands as if three images were all there are."""
     records = agiqa3k(tmp_path / "manual")
-    monkeypatch.setitem(SOURCES, "agiqa3k", dataclasses.replace(SOURCES["agiqa3k"], images=3))
+    monkeypatch.setitem(IMAGE_SETS, "agiqa3k", dataclasses.replace(IMAGE_SETS["agiqa3k"], images=3))
     return records
 
 
@@ -68,7 +68,7 @@ def test_prepare_list_and_prepare_again(three, tmp_path, capsys):
     where = ("--data-dir", tmp_path / "data")
     assert not run("list", *where)
     table = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
-    assert set(table) == {"name", *SOURCES}
+    assert set(table) == {"name", *IMAGE_SETS}
     assert "10,073" in table["koniq10k"]
     assert "DMOS" in table["csiq"]
     assert " no " in table["agiqa3k"]
@@ -153,7 +153,7 @@ def test_full_disk_is_one_line_and_leaves_nothing(limit, three, tmp_path):
 
 
 def test_damaged_records_are_named_by_image(three, tmp_path):
-    prepare(SOURCES["agiqa3k"], tmp_path / "manual", tmp_path / "data")
+    prepare(IMAGE_SETS["agiqa3k"], tmp_path / "manual", tmp_path / "data")
     (records,) = (tmp_path / "data").rglob("*.array_record*")
     data = bytearray(records.read_bytes())
     data[600:700] = bytes(100)  # inside the first kilobytes, where the images are
@@ -171,7 +171,7 @@ def test_damaged_records_are_named_by_image(three, tmp_path):
 
 
 def test_damaged_prepared_set_says_to_prepare_again(three, tmp_path):
-    prepare(SOURCES["agiqa3k"], tmp_path / "manual", tmp_path / "data")
+    prepare(IMAGE_SETS["agiqa3k"], tmp_path / "manual", tmp_path / "data")
     labels = tmp_path / "data/agiqa3k/1.0.0" / store.LABELS_FILE
     labels.write_text(labels.read_text()[:50])
     for content in (labels.read_text(), "{}", "3"):  # the last two: whole, but of another program
@@ -189,7 +189,7 @@ def test_order_is_kept_over_several_shards(tmp_path, monkeypatch):
     for name in names:
         picture(tmp_path / "manual" / name)
     text(tmp_path / "manual/data.csv", "name,mos_quality,std_quality", *(f"{n},{i},1" for i, n in enumerate(names)))
-    prepare(dataclasses.replace(SOURCES["agiqa3k"], images=60), tmp_path / "manual", tmp_path / "data")
+    prepare(dataclasses.replace(IMAGE_SETS["agiqa3k"], images=60), tmp_path / "manual", tmp_path / "data")
     assert len(list((tmp_path / "data/agiqa3k/1.0.0").glob("*.array_record*"))) == 3
     loaded = rated.load("agiqa3k", tmp_path / "data")
     assert loaded.ids == names
@@ -218,7 +218,7 @@ def start_and_wait_until_half_way(tmp_path):
 def test_killed_half_way_nothing_looks_finished_and_the_next_run_cleans_up(three, tmp_path, capsys):
     process = start_and_wait_until_half_way(tmp_path)
     with pytest.raises(UserError, match="agiqa3k is being prepared by another process"):
-        prepare(SOURCES["agiqa3k"], tmp_path / "manual", tmp_path / "data")
+        prepare(IMAGE_SETS["agiqa3k"], tmp_path / "manual", tmp_path / "data")
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert list((tmp_path / "data/agiqa3k").glob("incomplete.*"))
@@ -226,7 +226,7 @@ def test_killed_half_way_nothing_looks_finished_and_the_next_run_cleans_up(three
     assert " no " in next(line for line in capsys.readouterr().out.splitlines() if line.startswith("agiqa3k"))
     with pytest.raises(UserError, match="is not prepared"):
         rated.load("agiqa3k", tmp_path / "data")
-    prepare(SOURCES["agiqa3k"], tmp_path / "manual", tmp_path / "data")
+    prepare(IMAGE_SETS["agiqa3k"], tmp_path / "manual", tmp_path / "data")
     assert sorted(p.name for p in (tmp_path / "data/agiqa3k").iterdir()) == [".lock", "1.0.0"]
     assert len(rated.load("agiqa3k", tmp_path / "data")) == 3
 
@@ -245,8 +245,8 @@ def test_no_tensorflow_and_no_tfds_before_it_is_needed(three, tmp_path):
 import dataclasses, sys
 from qualiclip_jax.data import rated
 from qualiclip_jax.data.__main__ import main
-from qualiclip_jax.data.builders import SOURCES
-SOURCES["agiqa3k"] = dataclasses.replace(SOURCES["agiqa3k"], images=3)
+from qualiclip_jax.data.builders import IMAGE_SETS
+IMAGE_SETS["agiqa3k"] = dataclasses.replace(IMAGE_SETS["agiqa3k"], images=3)
 main(["list", "--data-dir", {str(tmp_path / "data")!r}])
 heavy = {{"tensorflow", "tensorflow_datasets", "jax", "openpyxl", "scipy"}} & set(sys.modules)
 assert not heavy, heavy
@@ -260,7 +260,7 @@ assert not [name for name in sys.modules if name.split(".")[0] in ("tensorflow",
 
 
 def test_many_threads_read_one_set(three, tmp_path):
-    prepare(SOURCES["agiqa3k"], tmp_path / "manual", tmp_path / "data")
+    prepare(IMAGE_SETS["agiqa3k"], tmp_path / "manual", tmp_path / "data")
     loaded = rated.load("agiqa3k", tmp_path / "data")
     indices = [0, 1, 2] * 50
     with ThreadPoolExecutor(8) as pool:
@@ -280,7 +280,7 @@ def test_console_command(three, tmp_path):
 
 
 def test_labels_alone_open_no_record(three, tmp_path):
-    prepare(SOURCES["agiqa3k"], tmp_path / "manual", tmp_path / "data")
+    prepare(IMAGE_SETS["agiqa3k"], tmp_path / "manual", tmp_path / "data")
     for file in (tmp_path / "data").rglob("*.array_record*"):
         file.unlink()
     loaded = rated.load("agiqa3k", tmp_path / "data")
@@ -292,7 +292,7 @@ def test_labels_alone_open_no_record(three, tmp_path):
 def test_prepared_set_can_be_sent_to_another_process(three, tmp_path):
     import pickle
 
-    prepare(SOURCES["agiqa3k"], tmp_path / "manual", tmp_path / "data")
+    prepare(IMAGE_SETS["agiqa3k"], tmp_path / "manual", tmp_path / "data")
     loaded = rated.load("agiqa3k", tmp_path / "data")
     image = loaded.image(1)
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(loaded)).image(1), image)
@@ -301,7 +301,7 @@ def test_prepared_set_can_be_sent_to_another_process(three, tmp_path):
 @pytest.mark.skipif("QUALICLIP_AGIQA3K" not in os.environ, reason="QUALICLIP_AGIQA3K names no folder with AGIQA-3K")
 def test_the_real_agiqa3k(tmp_path):
     folder = Path(os.environ["QUALICLIP_AGIQA3K"])
-    done = prepare(SOURCES["agiqa3k"], folder, tmp_path, allow_missing=True)
+    done = prepare(IMAGE_SETS["agiqa3k"], folder, tmp_path, allow_missing=True)
     assert done.images + done.missing == 2982
     loaded = rated.load("agiqa3k", tmp_path)
     with open(folder / "data.csv", newline="") as file:

@@ -12,8 +12,8 @@ import openpyxl
 import scipy.io
 from PIL import Image
 
-from qualiclip_jax.data.builders import synthetic
-from qualiclip_jax.data.builders.source import Record
+from qualiclip_jax.data.builders import artificial
+from qualiclip_jax.data.builders.image_set import Record
 
 _SHADES = iter(range(10**9))
 
@@ -154,7 +154,7 @@ def tid2013(root: Path) -> list[Record]:
 
 
 LIVE_FOLDERS = {  # two or three images where the real set has 174 to 233
-    folder: (distortion, 3 if folder == "wn" else 2) for folder, (distortion, _) in synthetic.LIVE_FOLDERS.items()
+    folder: (distortion, 3 if folder == "wn" else 2) for folder, (distortion, _) in artificial.LIVE_FOLDERS.items()
 }
 
 

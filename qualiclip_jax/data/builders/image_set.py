@@ -33,7 +33,7 @@ class Record:
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
+class ImageSet:
     """A published image set.
 
     Attributes:

@@ -4,10 +4,10 @@ import zipfile
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from miniatures import workbook
 
 from qualiclip_jax.data.builders.archive import Archive
 from qualiclip_jax.errors import UserError
+from tests.data.builders.miniatures import workbook
 
 
 def write(path, data):
