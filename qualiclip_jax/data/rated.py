@@ -113,6 +113,11 @@ def load(spec: str, data_dir: str | os.PathLike | None = None, allow_missing: bo
     return _load_prepared(spec, data_dir)
 
 
+def short_name(spec: str) -> str:
+    """What a set is called where a spec is too long: "csv:ratings/my.csv@photos" is "my", "koniq10k" is itself."""
+    return Path(spec.removeprefix("csv:").partition("@")[0]).stem if spec.startswith("csv:") else spec
+
+
 def _load_prepared(name: str, data_dir: str | os.PathLike | None) -> RatedSet:
     from qualiclip_jax.data.builders import IMAGE_SETS
 

@@ -1,23 +1,22 @@
 """Scores of the images of a rated set: computed and kept as they come, or read from a file."""
 
 import collections
-import csv
+import functools
 import hashlib
-import io
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
+from qualiclip_jax import tabular
+from qualiclip_jax.data.rated import short_name
 from qualiclip_jax.errors import UserError
 from qualiclip_jax.images import ImageError, decode_image, decode_size
 from qualiclip_jax.progress import Progress
-
-_NAME_COLUMNS = ("image", "path", "file", "name")
 
 
 class Images(Protocol):
@@ -156,14 +155,15 @@ def _unreadable(errors: Sequence[ImageError], images: int, name: str) -> UserErr
 
 
 def read_scores(path: Path, rated: Images, lower_is_better: bool = False) -> np.ndarray:
-    """Scores of the images of a set from a CSV file, for judging any metric.
+    """Scores of the images of a set from a table, for judging any metric.
 
-    The file has a column `image` (or `path`, `file`, `name`) and a column `score`; with a column `dataset`, only the
-    rows of this set count. An image is found by its name in the set,
-    else by its file name where that is unique in both.
+    The table has a column that names the image (`tabular.NAME_COLUMNS`) and a column `score`; with a column `dataset`,
+    only the rows of this set count. What `qualiclip score` and `qualiclip evaluate` write is such a table. An image is
+    found by its whole name, else by as many of its folders as tell it from others in the table and in the set. Rows of
+    other images may hold anything.
 
     Args:
-      path: the file.
+      path: the file, as `tabular.read` takes it.
       rated: the set.
       lower_is_better: turn the scores around.
 
@@ -171,60 +171,59 @@ def read_scores(path: Path, rated: Images, lower_is_better: bool = False) -> np.
       float64 [N], higher is better.
 
     Raises:
-      UserError: a column, a number or the score of an image is missing or wrong.
+      UserError: a column is missing, or an image has no score, two of them, or one that is no finite number.
     """
-    by_name = _read_rows(path, rated.name)
-    by_file: dict[str, list[float]] = {}
-    for name, score in by_name.items():
-        by_file.setdefault(_file_name(name), []).append(score)
-    images = collections.Counter(map(_file_name, rated.ids))
-    scores = np.full(len(rated.ids), np.nan)
-    for index, name in enumerate(rated.ids):
-        same_file = by_file.get(_file_name(name), [])
-        if name in by_name:
-            scores[index] = by_name[name]
-        elif len(same_file) == images[_file_name(name)] == 1:
-            scores[index] = same_file[0]
-    missing = [name for name, score in zip(rated.ids, scores) if math.isnan(score)]
+    table = tabular.read(path, tabular.NAME_COLUMNS, ("score",))
+    names, values = table.column(table.find(*tabular.NAME_COLUMNS) or ""), table.numbers("score")
+    rows = _rows_of(table, rated.name)
+    found = _match(rated.ids, {row: names[row] for row in rows if not math.isnan(values[row])}, table)
+    missing = [name for name, row in zip(rated.ids, found) if row is None]
     if missing:
+        bad = {_tail(names[row], 1): row for row in reversed(rows) if math.isnan(values[row])}
+        row = next((bad[_tail(name, 1)] for name in missing if _tail(name, 1) in bad), None)
+        reason = "" if row is None else f" (line {table.lines[row]} has {tabular.shown(table.column('score')[row])})"
         raise UserError(
-            f"{path}: no score for {len(missing)} of {len(scores)} images of {rated.name}, e.g. {missing[0]}"
+            f"{path}: no score for {len(missing)} of {len(rated.ids)} images of {rated.name}: "
+            f"{tabular.some(missing)}{reason}"
         )
+    scores = values[np.array(found, int)]
     return -scores if lower_is_better else scores
 
 
-def _file_name(name: str) -> str:
-    return name.replace("\\", "/").rsplit("/", 1)[-1]
-
-
-def _read_rows(path: Path, dataset: str) -> dict[str, float]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as UTF-8 text ({error})") from None
-    header = text.partition("\n")[0]
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=header.count), skipinitialspace=True)
-    columns = [name.strip().lower() for name in next(reader, [])]
-    name_column = next((name for name in _NAME_COLUMNS if name in columns), None)
-    if name_column is None or "score" not in columns:
-        raise UserError(f"{path}: needs the columns image and score, it has {', '.join(columns) or 'none'}")
-    found: dict[str, float] = {}
-    for fields in filter(None, reader):
-        where = f"{path}, line {reader.line_num}"
-        if len(fields) != len(columns):
-            raise UserError(f"{where}: {len(fields)} fields, the header has {len(columns)}")
-        row = dict(zip(columns, (field.strip() for field in fields)))
-        if row.get("dataset", dataset) != dataset:
-            continue
-        try:
-            score = float(row["score"])
-        except ValueError:
-            score = math.nan
-        if not math.isfinite(score):
-            raise UserError(f"{where}: the score of {row[name_column]} is {row['score']!r}, a finite number is needed")
-        if row[name_column] in found:
-            raise UserError(f"{where}: a second score for {row[name_column]}")
-        found[row[name_column]] = score
-    if not found:
-        raise UserError(f"{path}: no scores for {dataset}")
+def _match(ids: Sequence[str], names: Mapping[int, str], table: tabular.Table) -> list[int | None]:
+    """For each of the images `ids` the row that has its name, as `read_scores` tells; None for none."""
+    found: list[int | None] = [None] * len(ids)
+    depth = max(tabular.plain(name).count("/") for name in ids) + 1
+    for form in (str, tabular.plain, *(functools.partial(_tail, parts=parts) for parts in range(depth, 0, -1))):
+        rows: dict[str, list[int]] = {}
+        for row, name in names.items():
+            rows.setdefault(form(name), []).append(row)
+        keys = [form(name) for name in ids]
+        images = collections.Counter(keys)
+        for index, key in enumerate(keys):
+            same = rows.get(key, []) if found[index] is None else []
+            if form is str and len(same) > 1:
+                where = f"{table.where(same[1])}: a second score for {tabular.some([key])}"
+                raise UserError(f"{where}, after line {table.lines[same[0]]}")
+            if len(same) == images[key] == 1:
+                found[index] = same[0]
+        if None not in found:
+            break
     return found
+
+
+def _rows_of(table: tabular.Table, dataset: str) -> Sequence[int]:
+    """The rows of a table that are of a set: all, or those that a column `dataset` says."""
+    if "dataset" not in table.names:
+        return range(len(table))
+    given = table.labels("dataset")
+    for form in (str, short_name):
+        rows = [row for row, name in enumerate(given) if form(name) == form(dataset)]
+        if rows:
+            return rows
+    raise UserError(f"{table.path}: no scores for {dataset}; its column dataset has {tabular.some(sorted(set(given)))}")
+
+
+def _tail(name: str, parts: int) -> str:
+    """The last parts of a path, its file name the last one."""
+    return "/".join(tabular.plain(name).split("/")[-parts:])

@@ -124,6 +124,9 @@ def three():
         "image,score\na/2.png,2\na/1.png,1\n3.png,3\n",
         "path;score;error\n/data/1.png;1;\n/data/a/2.png;2;\n/data/3.png;3;\n/data/4.png;9;\n",
         "dataset,image,score\nmine,1.png,1\nother,1.png,5\nmine,2.png,2\nmine,3.png,3\n",
+        "name\tscore\na\\1.png\t1,0\nA/a/2.png\t2\n 3.png \t3\n",
+        "image,score\n4.png,nan\na/1.png,1\n,\na/2.png,2\n3.png,3\n5.png,one\n4.png,\n3.png,\n",
+        "image,score\nb/1.png,7\nb/2.png,8\nroot/a/1.png,1\nroot/a/2.png,2\nroot/3.png,3\n",
     ],
 )
 def test_scores_are_found_by_name_or_file_name(tmp_path, three, text):
@@ -135,14 +138,17 @@ def test_scores_are_found_by_name_or_file_name(tmp_path, three, text):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("image,quality\n1.png,1\n", "needs the columns image and score, it has image, quality"),
-        ("image,score\n1.png,1\n2.png,2\n", "no score for 1 of 3 images of mine, e.g. 3.png"),
-        ("image,score\n1.png,one\n", "line 2: the score of 1.png is 'one', a finite number is needed"),
-        ("image,score\n1.png,nan\n", "line 2: the score of 1.png is 'nan'"),
-        ("image,score\n1.png,1\n1.png,2\n", "line 3: a second score for 1.png"),
+        ("image,quality\n1.png,1\n", "needs the columns image .* and score; it has image, quality"),
+        ("image,score\n1.png,1\n2.png,2\n", "no score for 1 of 3 images of mine: 3.png$"),
+        ("image,score\n1.png,one\n", r"no score for 3 of 3 .* \(line 2 has 'one'\)"),
+        (
+            "image,score\n1.png,1\n2.png,2\n3.png,inf\n",
+            r"no score for 1 of 3 images of mine: 3.png \(line 4 has 'inf'\)",
+        ),
+        ("image,score\n3.png,1\n3.png,2\n", "line 3: a second score for 3.png, after line 2"),
         ("image,score\n1.png\n", "line 2: 1 fields, the header has 2"),
-        ("image,score\nx/1.png,1\ny/1.png,1\nx/2.png,2\n3.png,3\n", "no score for 1 of 3 images of mine, e.g. a/1.png"),
-        ("dataset,image,score\nother,1.png,1\n", "no scores for mine"),
+        ("image,score\nx/1.png,1\ny/1.png,1\nx/2.png,2\n3.png,3\n", "no score for 1 of 3 images of mine: a/1.png$"),
+        ("dataset,image,score\nother,1.png,1\n", "no scores for mine; its column dataset has other"),
         ("", "it has none"),
     ],
 )
@@ -155,8 +161,14 @@ def test_bad_files_are_one_clear_line(tmp_path, three, text, message):
 
 def test_a_score_is_not_given_to_another_image_of_the_same_file_name(tmp_path):
     path = write(tmp_path / "scores.csv", "image,score\na/1.png,1\n")
-    with pytest.raises(UserError, match=r"no score for 1 of 2 images of mine, e\.g\. b/1\.png"):
+    with pytest.raises(UserError, match=r"no score for 1 of 2 images of mine: b/1\.png"):
         read_scores(path, Rated(["a/1.png", "b/1.png"], []))
+
+
+@pytest.mark.parametrize("given", ["csv:my.csv", "csv:/elsewhere/my.csv@photos", "csv:./sets/my.csv"])
+def test_the_set_of_a_csv_file_is_known_wherever_it_lay(tmp_path, given):
+    path = write(tmp_path / "scores.csv", f"dataset,image,score\n{given},1.png,1\ncsv:other.csv,1.png,2\n")
+    assert read_scores(path, Rated(["1.png"], [], "csv:sets/my.csv")) == [1]
 
 
 def test_a_cache_of_other_things_or_that_cannot_be_written(tmp_path):
