@@ -3,10 +3,7 @@
 import base64
 import html
 import io
-import os
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -105,24 +102,3 @@ def figure_png(figure: Any, dpi: int = 144) -> bytes:
 def png_uri(png: bytes) -> str:
     """The bytes of a PNG file as a data URI."""
     return "data:image/png;base64," + base64.b64encode(png).decode()
-
-
-def figure_uri(figure: Any, dpi: int = 144) -> str:
-    """A matplotlib figure as a PNG data URI."""
-    return png_uri(figure_png(figure, dpi))
-
-
-def write(path: str | os.PathLike, content: str | bytes) -> None:
-    """Writes a file, whole or not at all."""
-    path = Path(path)
-    file, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(file, "wb") as stream:
-            stream.write(content.encode() if isinstance(content, str) else content)
-        umask = os.umask(0o022)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise

@@ -42,13 +42,3 @@ def test_figures_are_the_same_bytes_each_time():
 
     assert draw() == draw()
     assert html.png_uri(draw()).startswith("data:image/png;base64,iVBOR")
-
-
-def test_write_is_whole_or_not_at_all(tmp_path):
-    html.write(tmp_path / "a.txt", "old")
-    with pytest.raises(TypeError):
-        html.write(tmp_path / "a.txt", 7)
-    assert (tmp_path / "a.txt").read_text() == "old"
-    html.write(tmp_path / "a.txt", b"new")
-    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
-    assert (tmp_path / "a.txt").read_text() == "new"

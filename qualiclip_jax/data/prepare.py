@@ -1,12 +1,11 @@
 """Preparing a published image set, and what is prepared already."""
 
-import contextlib
 import dataclasses
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
+from qualiclip_jax import storage
 from qualiclip_jax.data import store
 from qualiclip_jax.data.builders import IMAGE_SETS
 from qualiclip_jax.data.builders.archive import Archive
@@ -83,8 +82,15 @@ def prepare(
     if not manual_dir.is_dir():
         raise UserError(f"{manual_dir}: no such folder. {image_set.how_to_get()}")
     folder = store.set_dir(image_set.name, data_dir)
-    with _only_one(folder.parent), Archive(manual_dir) as archive:
-        missing = _build(image_set, archive, folder, allow_missing)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder.parent}: cannot be written ({error.strerror})") from None
+    try:
+        with storage.lock(folder), Archive(manual_dir) as archive:
+            missing = _build(image_set, archive, folder, allow_missing)
+    except storage.Busy:
+        raise UserError(f"{image_set.name} is being prepared by another process, in {folder.parent}") from None
     return dataclasses.replace(_read(folder), lacking=tuple(missing))
 
 
@@ -110,21 +116,3 @@ def _build(image_set: ImageSet, archive: Archive, folder: Path, allow_missing: b
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return missing
-
-
-@contextlib.contextmanager
-def _only_one(folder: Path) -> Iterator[None]:
-    """Holds a lock that the system takes back when the process ends, however it ends."""
-    import fcntl
-
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = open(folder / ".lock", "w")  # noqa: SIM115  (closed below)
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be written ({error.strerror})") from None
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"{folder.name} is being prepared by another process, in {folder}") from None
-        yield

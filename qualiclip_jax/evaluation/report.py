@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from qualiclip_jax import html
+from qualiclip_jax import html, storage
 from qualiclip_jax.evaluation import figures, results, synthetic
 from qualiclip_jax.evaluation.results import Results, SetResult, SyntheticSet
 
@@ -53,7 +53,7 @@ def write(found: Results, folder: Path) -> list[Path]:
     files |= pictures
     files["report.html"] = page(found, pictures)
     for name, content in files.items():
-        html.write(folder / name, content)
+        storage.write_bytes(folder / name, content.encode() if isinstance(content, str) else content)
     return [folder / name for name in files]
 
 

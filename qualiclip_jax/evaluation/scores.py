@@ -3,7 +3,6 @@
 import collections
 import functools
 import hashlib
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
-from qualiclip_jax import tabular
+from qualiclip_jax import storage, tabular
 from qualiclip_jax.data.rated import short_name
 from qualiclip_jax.errors import UserError
 from qualiclip_jax.images import ImageError, decode_image, decode_size
@@ -40,16 +39,9 @@ class Kept:
     def __init__(self, path: Path):
         self.path = path
         self._values: dict[str, object] = {}
-        self._cut = False
-        if path.exists():
-            text = path.read_text(encoding="utf-8", errors="replace")
-            self._cut = not text.endswith("\n") and bool(text)
-            for line in text.splitlines():
-                try:
-                    key, value = json.loads(line)
-                except (ValueError, TypeError):  # cut off, or no pair
-                    continue
-                self._values[key] = value
+        for pair in storage.read_jsonl(path):
+            if isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], str):
+                self._values[pair[0]] = pair[1]
 
     def __contains__(self, key: str) -> bool:
         return key in self._values
@@ -68,11 +60,10 @@ class Kept:
         self._values[key] = value
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with open(self.path, "a", encoding="utf-8") as file:
-                file.write(("\n" if self._cut else "") + json.dumps([key, value]) + "\n")
+            with storage.JsonLines(self.path) as lines:
+                lines.append([key, value])
         except OSError as error:
             raise UserError(f"{self.path}: scores cannot be kept there ({error.strerror or error})") from None
-        self._cut = False
 
 
 def content_key(data: bytes) -> str:

@@ -21,7 +21,7 @@ from PIL import (
     WebPImagePlugin,  # noqa: F401
 )
 
-from qualiclip_jax import html
+from qualiclip_jax import storage
 from qualiclip_jax.images.error import ImageError, first_line
 
 T = TypeVar("T")
@@ -96,7 +96,7 @@ def write_image(path: str | os.PathLike, image: np.ndarray) -> None:
         raise ValueError(f"unknown file extension: {path.suffix}")
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, format)
-    html.write(path, buffer.getvalue())
+    storage.write_bytes(path, buffer.getvalue())
 
 
 def _with_file(path: str | os.PathLike, use: Callable[[BinaryIO], T]) -> T:

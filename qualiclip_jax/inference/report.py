@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from qualiclip_jax import html
+from qualiclip_jax import html, storage
 from qualiclip_jax.errors import UserError
 from qualiclip_jax.images import ImageError, read_image
 from qualiclip_jax.inference.files import Row
@@ -121,7 +121,8 @@ def write_report(path: Path, rows: Sequence[Row], columns: Sequence[str], about:
         body += [html.table(["file", "why"], [[printable(row.path), row.error] for row in failed], text_columns=2)]
     facts = json.dumps([_facts(row, columns) for row in chosen]).replace("<", "\\u003c")
     script = f"const IMAGES = {facts};{_SCRIPT}" if scored else ""
-    html.write(path, html.page("Image quality", "\n".join(body), style=_STYLE, script=script))
+    page = html.page("Image quality", "\n".join(body), style=_STYLE, script=script)
+    storage.write_bytes(path, page.encode())
 
 
 _LIGHTBOX = '<dialog><img alt=""><p><b></b> <span class="path"></span></p><p class="attributes"></p></dialog>'

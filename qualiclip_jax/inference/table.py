@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from qualiclip_jax import html
+from qualiclip_jax import storage
 from qualiclip_jax.errors import UserError
 from qualiclip_jax.inference.files import Row, state_of
 
@@ -87,15 +87,15 @@ class Table:
 
     def start(self, rows: Sequence[Row]) -> None:
         """Begins this process's part with what is `known` of its share."""
-        html.write(self._part(), "".join(map(self._line, rows)))
+        self._part().unlink(missing_ok=True)
+        self.append(rows)
         self._part(done=True).unlink(missing_ok=True)
 
     def append(self, rows: Iterable[Row]) -> None:
         """Writes rows to this process's part, each as it comes."""
-        with open(self._part(), "a", encoding="utf-8") as file:
+        with storage.JsonLines(self._part()) as lines:
             for row in rows:
-                file.write(self._line(row))
-                file.flush()
+                lines.append(self._to_record(row, attributes=True))
 
     def finish(self, order: Sequence[str]) -> list[Row] | None:
         """Closes this process's part, and merges all parts if it was the last.
@@ -111,7 +111,7 @@ class Table:
         if not all(path.exists() for path in done):
             return None
         try:
-            records = [record for path in done for record in _read_jsonl(path)]
+            records = [record for path in done for record in storage.read_jsonl(path)]
         except FileNotFoundError:  # another process was last as well, and has merged
             return None
         place = {path: i for i, path in enumerate(order)}
@@ -132,10 +132,7 @@ class Table:
         if self.output.exists():
             yield from _read(self.output)
         for path in sorted(self.output.parent.glob(f"{_glob_escape(self.output.name)}.part-*"), key=os.path.getmtime):
-            yield from _read_jsonl(path)
-
-    def _line(self, row: Row) -> str:
-        return json.dumps(self._to_record(row, attributes=True)) + "\n"
+            yield from storage.read_jsonl(path)
 
     def _to_record(self, row: Row, attributes: bool) -> dict[str, Any]:
         """A row as named values; `attributes`: with a column for each."""
@@ -163,7 +160,7 @@ class Table:
 
     def _write(self, rows: Sequence[Row]) -> None:
         records = [self._to_record(row, self.with_attributes) for row in rows]
-        html.write(self.output, to_bytes(records, self.output.suffix, self._kinds()))
+        storage.write_bytes(self.output, to_bytes(records, self.output.suffix, self._kinds()))
 
     def _kinds(self) -> dict[str, type]:
         return {
@@ -202,7 +199,7 @@ def _read(path: Path) -> Iterator[dict[str, Any]]:
     """Records of a finished table."""
     try:
         if path.suffix == ".jsonl":
-            yield from _read_jsonl(path)
+            yield from storage.read_jsonl(path)
         elif path.suffix == ".parquet":
             yield from _pyarrow()[1].read_table(path).to_pylist()
         else:
@@ -212,18 +209,6 @@ def _read(path: Path) -> Iterator[dict[str, Any]]:
         raise
     except Exception as error:  # pyarrow has its own classes
         raise UserError(f"{path} exists and cannot be read as a table of scores ({error}): remove it") from None
-
-
-def _read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
-    """Records of a file of JSON lines; the last line of a killed run may be cut off, and is left out."""
-    with open(path, encoding="utf-8") as file:
-        for line in file:
-            try:
-                record = json.loads(line)
-            except json.JSONDecodeError:
-                continue
-            if isinstance(record, dict):
-                yield record
 
 
 def _parse(kind: type, value: Any) -> Any:

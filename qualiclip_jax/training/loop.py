@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from qualiclip_jax import checkpoint, degradations
+from qualiclip_jax import checkpoint, degradations, storage
 from qualiclip_jax.data import pristine
 from qualiclip_jax.errors import UserError
 from qualiclip_jax.progress import Progress
@@ -174,8 +174,8 @@ class _Run:
         if parallel.is_primary():
             pictures.save_curves(
                 self.directory / "curves.png",
-                metrics.read_metrics(self.directory / metrics.STEPS),
-                metrics.read_metrics(self.directory / metrics.EVALUATIONS),
+                storage.read_jsonl(self.directory / metrics.STEPS),
+                storage.read_jsonl(self.directory / metrics.EVALUATIONS),
             )
         return Result(step, "" if finished else stopping, self.evaluation, batches.counters)
 
@@ -358,7 +358,7 @@ class _Stopwatch:
 
 def _last_evaluation(directory: Path) -> tuple[int, dict[str, float]]:
     """Its step (-1: none) and what was measured; NaN what was not defined."""
-    rows = metrics.read_metrics(directory / metrics.EVALUATIONS)
+    rows = storage.read_jsonl(directory / metrics.EVALUATIONS)
     if not rows:
         return -1, {}
     step = rows[-1].pop("step")

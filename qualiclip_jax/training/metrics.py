@@ -3,13 +3,13 @@
 import contextlib
 import json
 import math
-import os
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import jax
 import numpy as np
 
+from qualiclip_jax import storage
 from qualiclip_jax.errors import UserError
 
 STEPS, EVALUATIONS = "metrics.jsonl", "evaluations.jsonl"
@@ -49,10 +49,10 @@ class MetricsWriter:
     def _append(self, name: str, step: int, values: dict[str, Any]) -> None:
         row = {"step": step} | {name: _plain(value) for name, value in values.items()}
         try:
-            self._files[name].write(json.dumps(row) + "\n")
+            self._files[name].append(row)
         except OSError as error:
             raise UserError(
-                f"step {step}: {self._files[name].name} cannot be written ({error.strerror or error}); the checkpoints "
+                f"step {step}: {self._files[name].path} cannot be written ({error.strerror or error}); the checkpoints "
                 "are whole: make room and run the same command again"
             ) from None
         if self._board is not None:
@@ -67,13 +67,11 @@ class MetricsWriter:
                 closing.close()
 
 
-def _open_after(path: Path, last_step: int) -> TextIO:
+def _open_after(path: Path, last_step: int) -> storage.JsonLines:
     """Opens a file to append to, without its lines of steps after `last_step`."""
-    kept = [json.dumps(row) for row in read_metrics(path) if row["step"] <= last_step]
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(line + "\n" for line in kept))
-    os.replace(temporary, path)
-    return path.open("a", buffering=1)
+    kept = [json.dumps(row) for row in storage.read_jsonl(path) if row["step"] <= last_step]
+    storage.write_bytes(path, "".join(line + "\n" for line in kept).encode())
+    return storage.JsonLines(path)
 
 
 def _plain(value: Any) -> Any:
@@ -81,18 +79,6 @@ def _plain(value: Any) -> Any:
         return [_plain(x) for x in value]
     value = float(value)
     return value if math.isfinite(value) else None
-
-
-def read_metrics(path: str | Path) -> list[dict[str, Any]]:
-    """The rows of a file of `MetricsWriter`; a last line cut short by a crash is left out; [] if there is no file."""
-    rows = []
-    if Path(path).exists():
-        for line in Path(path).read_text().splitlines():
-            try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError:
-                continue
-    return rows
 
 
 def check_finite(first_step: int, rows: list[dict[str, np.ndarray]]) -> None:

@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from qualiclip_jax import html, storage
+
 
 def save_degraded_examples(path: Path, crops: np.ndarray, degraded: np.ndarray, titles: list[str]) -> None:
     """Draws, for each image, both crops as they are and at every level: an early look at what the step sees.
@@ -30,7 +32,7 @@ def save_degraded_examples(path: Path, crops: np.ndarray, degraded: np.ndarray, 
                 if crop == 0:
                     axis.set_title("pristine" if level == 0 else f"level {level}", fontsize=8)
             axes[2 * i + crop, 0].set_ylabel(f"{titles[i]}\ncrop {crop + 1}", fontsize=8)
-    _save(figure, path)
+    storage.write_bytes(path, html.figure_png(figure, dpi=110))
 
 
 def save_curves(path: Path, trained: list[dict[str, Any]], evaluations: list[dict[str, Any]]) -> None:
@@ -73,10 +75,4 @@ def save_curves(path: Path, trained: list[dict[str, Any]], evaluations: list[dic
     for axis in (loss, accuracy, similarity, evaluated):
         axis.set_xlabel("step")
         axis.grid(alpha=0.3)
-    _save(figure, path)
-
-
-def _save(figure, path: Path) -> None:
-    temporary = path.with_name(path.stem + ".tmp.png")
-    figure.savefig(temporary, dpi=110)
-    temporary.replace(path)
+    storage.write_bytes(path, html.figure_png(figure, dpi=110))

@@ -1,13 +1,12 @@
 """The working directory of a run: whose it is, whether it can be written, what is removed by --overwrite."""
 
 import json
-import os
 import shutil
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from qualiclip_jax import checkpoint
+from qualiclip_jax import checkpoint, storage
 from qualiclip_jax.errors import UserError
 from qualiclip_jax.training import config as config_lib
 
@@ -33,7 +32,7 @@ def prepare(workdir: Path, config: ConfigDict, overwrite: bool, checkpoint_bytes
             _clear(workdir)
         _refuse_other_config(workdir / "config.json", config)
         _check_space(workdir, checkpoint_bytes, config.checkpoint.keep_last)
-        write_atomically(workdir / "config.json", config_lib.to_json(config) + "\n")
+        storage.write_bytes(workdir / "config.json", f"{config_lib.to_json(config)}\n".encode())
     except OSError as error:
         raise UserError(f"--workdir {workdir} cannot be written: {error.strerror or error}") from None
 
@@ -63,13 +62,6 @@ def _clear(workdir: Path) -> None:
     shutil.rmtree(workdir / "tensorboard", ignore_errors=True)
     for name in WRITTEN:
         (workdir / name).unlink(missing_ok=True)
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Writes a file whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)
 
 
 def _check_space(workdir: Path, checkpoint_bytes: int, keep_last: int) -> None:

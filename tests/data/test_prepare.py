@@ -149,7 +149,7 @@ def test_full_disk_is_one_line_and_leaves_nothing(limit, three, tmp_path):
     assert process.returncode == 1
     assert re.search(r"^error: .*agiqa3k: cannot be written \(.*File too large.*\)$", process.stderr.splitlines()[-1])
     assert "Traceback" not in process.stderr
-    assert [p.name for p in (tmp_path / "data/agiqa3k").iterdir()] == [".lock"]
+    assert [p.name for p in (tmp_path / "data/agiqa3k").iterdir()] == []
 
 
 def test_damaged_records_are_named_by_image(three, tmp_path):
@@ -227,7 +227,7 @@ def test_killed_half_way_nothing_looks_finished_and_the_next_run_cleans_up(three
     with pytest.raises(UserError, match="is not prepared"):
         rated.load("agiqa3k", tmp_path / "data")
     prepare(IMAGE_SETS["agiqa3k"], tmp_path / "manual", tmp_path / "data")
-    assert sorted(p.name for p in (tmp_path / "data/agiqa3k").iterdir()) == [".lock", "1.0.0"]
+    assert sorted(p.name for p in (tmp_path / "data/agiqa3k").iterdir()) == ["1.0.0"]
     assert len(rated.load("agiqa3k", tmp_path / "data")) == 3
 
 
@@ -237,7 +237,7 @@ def test_interrupted_leaves_nothing(three, tmp_path):
     _, err = process.communicate(timeout=120)
     assert process.returncode == 130, err
     assert "Traceback" not in err
-    assert [p.name for p in (tmp_path / "data/agiqa3k").iterdir()] == [".lock"]
+    assert [p.name for p in (tmp_path / "data/agiqa3k").iterdir()] == []
 
 
 def test_no_tensorflow_and_no_tfds_before_it_is_needed(three, tmp_path):

@@ -158,14 +158,14 @@ def test_another_checkpoint_in_the_same_output_is_refused(folder, checkpoint, re
 KILLED = """
 import os, signal, sys
 from qualiclip_jax import cli, score
-from qualiclip_jax.inference.table import Table
-line, written = Table._line, []
-def killed_at_the_third_row(table, row):
-    written.append(row)
+from qualiclip_jax.storage import JsonLines
+append, written = JsonLines.append, []
+def killed_at_the_fourth_row(lines, value):
+    written.append(value)
     if len(written) == 4:
         os.kill(os.getpid(), signal.SIGKILL)
-    return line(table, row)
-Table._line = killed_at_the_third_row
+    append(lines, value)
+JsonLines.append = killed_at_the_fourth_row
 cli.run(score.main, sys.argv[1:])
 """
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from qualiclip_jax import checkpoint, train
+from qualiclip_jax import checkpoint, storage, train
 from qualiclip_jax.errors import UserError
 from qualiclip_jax.training import build, evals, flops, loop, metrics, parallel, workdir
 from tests.training.test_config import TINY
@@ -57,7 +57,7 @@ def config(*fields):
 
 
 def steps_of(path):
-    return [row["step"] for row in metrics.read_metrics(path)]
+    return [row["step"] for row in storage.read_jsonl(path)]
 
 
 def test_a_stop_at_an_evaluation_loses_none_and_invents_none(tmp_path, monkeypatch):
@@ -73,7 +73,7 @@ def test_a_stop_at_an_evaluation_loses_none_and_invents_none(tmp_path, monkeypat
     assert loop.train(config(), tmp_path).evaluation == {"synthetic": -0.4}
     assert Evaluator.last.steps == []
     assert steps_of(tmp_path / "metrics.jsonl") == [1, 2, 3, 4]  # an object a logged step, each with its loss
-    assert all("loss" in row for row in metrics.read_metrics(tmp_path / "metrics.jsonl"))
+    assert all("loss" in row for row in storage.read_jsonl(tmp_path / "metrics.jsonl"))
     assert steps_of(tmp_path / "evaluations.jsonl") == [0, 2, 4]
     assert checkpoint._read_meta(tmp_path / "checkpoints/4")["metrics"] == {"best": 0.4}
 
@@ -115,11 +115,10 @@ def test_a_disk_without_room_is_said_before_anything_is_written(tmp_path, monkey
 def test_metrics_on_a_full_disk_are_one_line(tmp_path):
     writer = metrics.MetricsWriter(tmp_path, 0)
     writer._files[metrics.STEPS].close()
-    with open("/dev/full", "w", buffering=1) as full:
-        writer._files[metrics.STEPS] = full
-        with pytest.raises(UserError, match="step 3: /dev/full cannot be written .No space left on device") as error:
-            writer.write(3, {"loss": 1.0})
-        writer.close()
+    writer._files[metrics.STEPS] = storage.JsonLines("/dev/full")
+    with pytest.raises(UserError, match="step 3: /dev/full cannot be written .No space left on device") as error:
+        writer.write(3, {"loss": 1.0})
+    writer.close()
     assert "\n" not in str(error.value)
 
 

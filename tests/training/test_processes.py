@@ -13,8 +13,8 @@ import pytest
 
 from qualiclip_jax import checkpoint
 from qualiclip_jax.errors import UserError
+from qualiclip_jax.storage import read_jsonl
 from qualiclip_jax.training import parallel
-from qualiclip_jax.training.metrics import read_metrics
 
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent
@@ -53,7 +53,7 @@ def children(process):
 
 
 def wait_for_step(process, workdir, step):
-    while not any(row["step"] >= step for row in read_metrics(workdir / "metrics.jsonl")):
+    while not any(row["step"] >= step for row in read_jsonl(workdir / "metrics.jsonl")):
         assert process.poll() is None, process.communicate()[0]
         time.sleep(0.05)
 
@@ -107,7 +107,7 @@ def test_all_parts_together_are_the_run_of_one_process(chain, environment, tmp_p
     workdir, outputs, saved = chain
     assert f"going on from step {max(saved[1])}" in outputs[2]
     finish(start([*TRAIN, "--workdir", str(tmp_path)], environment), 0)
-    rows, expected = read_metrics(workdir / "metrics.jsonl"), read_metrics(tmp_path / "metrics.jsonl")
+    rows, expected = read_jsonl(workdir / "metrics.jsonl"), read_jsonl(tmp_path / "metrics.jsonl")
     assert [row["step"] for row in rows] == list(range(1, 21))
     for name in ("loss", "consistency", "parameter_norm"):
         np.testing.assert_allclose([row[name] for row in rows], [row[name] for row in expected], rtol=1e-5)

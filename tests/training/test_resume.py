@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from qualiclip_jax import checkpoint
-from qualiclip_jax.training.metrics import read_metrics
+from qualiclip_jax.storage import read_jsonl
 
 TINY = str(Path(__file__).with_name("tiny.py"))
 QUICK = str(Path(__file__).with_name("quick_train.py"))
@@ -58,7 +58,7 @@ def finish(process, status=0):
 
 def wait_for_step(process, workdir, step):
     """Returns as soon as the run has logged `step`."""
-    while not any(row["step"] >= step for row in read_metrics(workdir / "metrics.jsonl")):
+    while not any(row["step"] >= step for row in read_jsonl(workdir / "metrics.jsonl")):
         assert process.poll() is None, process.communicate()[0]
         time.sleep(0.02)
 
@@ -79,9 +79,7 @@ def assert_same_end(workdir, uninterrupted):
     assert ours.keys() == theirs.keys()
     for name in ours:
         np.testing.assert_array_equal(ours[name], theirs[name])
-    losses = [
-        [(row["step"], row["loss"]) for row in read_metrics(d / "metrics.jsonl")] for d in (workdir, uninterrupted)
-    ]
+    losses = [[(row["step"], row["loss"]) for row in read_jsonl(d / "metrics.jsonl")] for d in (workdir, uninterrupted)]
     assert losses[0] == losses[1]
 
 
