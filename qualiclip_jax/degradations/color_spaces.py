@@ -26,8 +26,7 @@ def rgb_to_lab(images: Array) -> Array:
       float32 [3, ...]: L in [0, 100], a, b.
     """
     rgb = jnp.moveaxis(images, -1, 0)
-    linear = jnp.where(rgb > 0.04045, _power((rgb + 0.055) / 1.055, 2.4), rgb / 12.92)
-    xyz = _mix(_RGB_TO_XYZ / _WHITE[:, None], linear)
+    xyz = _mix(_RGB_TO_XYZ / _WHITE[:, None], srgb_to_linear(rgb))
     response = jnp.where(xyz > 0.008856, _power(xyz, 1 / 3), 7.787 * xyz + 4 / 29)
     return _mix(_RESPONSE_TO_LAB, response).at[0].add(-16)
 
@@ -45,8 +44,17 @@ def lab_to_rgb(lab: Array) -> Array:
     response = response.at[2].max(0)
     xyz = jnp.where(response > 0.2068966, response**3, (response - 4 / 29) / 7.787)
     linear = _mix(np.linalg.inv(_RGB_TO_XYZ) * _WHITE, xyz)
-    rgb = jnp.where(linear > 0.0031308, 1.055 * _power(linear, 1 / 2.4) - 0.055, 12.92 * linear)
-    return jnp.moveaxis(jnp.clip(rgb, 0, 1), 0, -1)
+    return jnp.moveaxis(jnp.clip(linear_to_srgb(linear), 0, 1), 0, -1)
+
+
+def srgb_to_linear(images: Array) -> Array:
+    """Linear light of sRGB samples in [0, 1] (IEC 61966-2-1); float32 of any shape."""
+    return jnp.where(images > 0.04045, _power((images + 0.055) / 1.055, 2.4), images / 12.92)
+
+
+def linear_to_srgb(light: Array) -> Array:
+    """sRGB samples of linear light in [0, 1], the inverse of `srgb_to_linear`."""
+    return jnp.where(light > 0.0031308, 1.055 * _power(light, 1 / 2.4) - 0.055, 12.92 * light)
 
 
 def luma(images: Array) -> Array:

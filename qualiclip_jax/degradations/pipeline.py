@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from qualiclip_jax.degradations import blur, brightness, color, compression, contrast, noise, spatial
@@ -68,9 +69,7 @@ def degrade(name: str, images: Array, level: Array | int, key: Array) -> Array:
         raise UserError(f"no degradation named {name!r}; there are {', '.join(TYPES)}")
     _check_level(name, level)
     images = jnp.asarray(images)
-    if not jnp.issubdtype(images.dtype, jnp.floating):
-        raise UserError(f"images are {images.dtype}, expected floating point in [0, 1] (divide 8 bits by 255)")
-    check_shape(images.shape)
+    check_images(images)
     return apply(name, images.astype(jnp.float32), jnp.asarray(level, jnp.int32), key).astype(images.dtype)
 
 
@@ -101,12 +100,11 @@ def degrade_pairs(
     """
     if not 1 <= levels <= LEVELS:
         raise UserError(f"{levels} levels: there are 1 to {LEVELS}")
-    if strategy not in (None, *STRATEGIES):
-        raise UserError(f"no strategy {strategy!r}; there are {', '.join(STRATEGIES)}")
-    crops = _check_crops(crops)
+    check_strategy(strategy)
+    crops = check_crops(crops)
     batch = len(crops)
     types = _check_types(type_index, batch)  # [B, D]
-    keys = jax.vmap(_fold_in_each, in_axes=(0, None))(_keys(key, batch), types.shape[1])  # [B, D]
+    keys = jax.vmap(_fold_in_each, in_axes=(0, None))(keys_of_images(key, batch), types.shape[1])  # [B, D]
 
     branches = [lambda images, level, key: images] + [functools.partial(apply, name) for name in TYPES]
     image, level = jnp.arange(batch), jnp.arange(1, levels + 1)
@@ -183,14 +181,21 @@ def check_shape(shape: tuple[int, ...]) -> None:
         raise UserError(f"images of {shape[-3]} x {shape[-2]} px, too small: degradations need {MIN_SIZE} x {MIN_SIZE}")
 
 
-def _check_level(name: str, level: Array | int) -> None:
-    if jnp.ndim(level) or not jnp.issubdtype(jnp.result_type(level), jnp.integer):
-        raise UserError(f"level {level!r} of {name}: expected one integer, 1 to {LEVELS}")
-    if not isinstance(level, jax.core.Tracer) and not 1 <= level <= LEVELS:
-        raise UserError(f"level {level} of {name}: levels go from 1 to {LEVELS}")
+def check_images(images: Array) -> None:
+    """Raises UserError unless they are floating point, RGB, of at least 32 x 32 px."""
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        raise UserError(f"images are {images.dtype}, expected floating point in [0, 1] (divide 8 bits by 255)")
+    check_shape(images.shape)
 
 
-def _check_crops(crops: Array) -> Array:
+def check_strategy(strategy: str | None) -> None:
+    """Raises UserError if there is no such strategy."""
+    if strategy not in (None, *STRATEGIES):
+        raise UserError(f"no strategy {strategy!r}; there are {', '.join(STRATEGIES)}")
+
+
+def check_crops(crops: Array | np.ndarray) -> Array:
+    """The crops as an array; raises UserError unless they are uint8 or float [B, 2, H, W, 3], H and W >= 32."""
     crops = jnp.asarray(crops)
     check_shape(crops.shape)
     if crops.ndim != 5 or crops.shape[1] != 2:
@@ -198,6 +203,24 @@ def _check_crops(crops: Array) -> Array:
     if crops.dtype != jnp.uint8 and not jnp.issubdtype(crops.dtype, jnp.floating):
         raise UserError(f"crops are {crops.dtype}, expected uint8, or floating point in [0, 1]")
     return crops
+
+
+def keys_of_images(key: Array, batch: int) -> Array:
+    """Keys [B], of either kind that JAX knows: one an image, or made from one."""
+    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        key = jax.random.wrap_key_data(key)
+    if key.ndim == 0:
+        return _fold_in_each(key, batch)
+    if key.shape != (batch,):
+        raise UserError(f"keys of shape {key.shape}, expected one key or one for each of {batch} images")
+    return key
+
+
+def _check_level(name: str, level: Array | int) -> None:
+    if jnp.ndim(level) or not jnp.issubdtype(jnp.result_type(level), jnp.integer):
+        raise UserError(f"level {level!r} of {name}: expected one integer, 1 to {LEVELS}")
+    if not isinstance(level, jax.core.Tracer) and not 1 <= level <= LEVELS:
+        raise UserError(f"level {level} of {name}: levels go from 1 to {LEVELS}")
 
 
 def _check_types(type_index: Array, batch: int) -> Array:
@@ -211,17 +234,6 @@ def _check_types(type_index: Array, batch: int) -> Array:
             f"type_index from {types.min()} to {types.max()}: types go from 0 to {len(TYPES) - 1}, -1 is none"
         )
     return types if types.ndim == 2 else types[:, None]
-
-
-def _keys(key: Array, batch: int) -> Array:
-    """Keys [B], of either kind that JAX knows: one an image, or made from one."""
-    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        key = jax.random.wrap_key_data(key)
-    if key.ndim == 0:
-        return _fold_in_each(key, batch)
-    if key.shape != (batch,):
-        raise UserError(f"keys of shape {key.shape}, expected one key or one for each of {batch} images")
-    return key
 
 
 def _fold_in_each(key: Array, number: int) -> Array:

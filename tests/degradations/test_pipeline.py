@@ -162,7 +162,7 @@ def test_numpy_arrays_and_keys_of_either_kind_will_do(monkeypatch, photos):
     expected = jax.jit(degrade_pairs)(jnp.asarray(crops), jnp.array([1, 0]), jax.random.key(7))
     output = degrade_pairs(crops, np.array([1, 0], np.uint8), jax.random.PRNGKey(7))
     np.testing.assert_allclose(output, expected, atol=1e-6)
-    each = degrade_pairs(crops, [1, 0], pipeline._keys(jax.random.key(7), 2))
+    each = degrade_pairs(crops, [1, 0], pipeline.keys_of_images(jax.random.key(7), 2))
     np.testing.assert_allclose(each, expected, atol=1e-6)
 
 

@@ -1,0 +1,453 @@
+"""The faults of a camera, one after another in the order in which light meets them, with known severities.
+
+    linear light -> exposure -> haze -> defocus -> motion -> shot and read noise, raised again when underexposed
+    -> denoising -> tone curve -> white balance, contrast, saturation -> shrunk and enlarged -> JPEG, possibly twice
+
+`simulate` draws faults and degrades pairs of crops by them at any levels; `apply` degrades images by `Settings` in
+physical units. Ours, not QualiCLIP's: the 24 types of the table act on finished pictures, and their levels are no
+common scale of quality. Here each factor has a severity in [0, 1], and those of an image add up.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+
+from qualiclip_jax.degradations import filters, pipeline, random
+from qualiclip_jax.degradations.color_spaces import linear_to_srgb, srgb_to_linear
+from qualiclip_jax.degradations.jpeg import jpeg
+from qualiclip_jax.errors import UserError
+
+FACTORS = (
+    "exposure", "haze", "defocus", "motion", "noise", "white_balance", "contrast", "saturation", "shrink", "jpeg",
+)  # fmt: skip
+PROBABILITIES = (0.35, 0.15, 0.3, 0.3, 0.45, 0.15, 0.25, 0.15, 0.2, 0.5)  # that a factor is on; at least one always is
+WEAKEST = 0.3  # strength of a factor that is on; the strongest is 1
+
+# Bounds of `Settings`: what strength 1 means.
+DARKEST, BRIGHTEST = -3.2, 2.0  # stops
+HAZE, DISK, PATH, BEND, CAST = 0.75, 5.0, 18.0, 1.5, 0.35
+SHOT, READ = 0.012, 0.0164  # variance of a sample for each unit of light, and standard deviation in the dark
+SMALLEST = 4.0  # times smaller
+BEST_QUALITY, WORST_QUALITY = 95.0, 5.0
+
+_DISK_RADIUS, _PATH_RADIUS = 6, 12  # px, of the windows
+_DISK_POINTS, _PATH_POINTS = 256, 64
+
+
+class Settings(NamedTuple):
+    """What a camera does to a picture, in physical units; the defaults do nothing. Scalars, Python's or traced.
+
+    Attributes:
+      exposure: stops, -3.2 to 2; light is multiplied by 2^exposure and cut at 1.
+      haze: share of the light that the haze replaces, 0 to 0.75.
+      air: linear light of the haze, 0 to 1.
+      defocus: radius of the disk in px, 0 to 5.
+      motion: length of the path in px, 0 to 18.
+      angle: of the path in degrees, clockwise from horizontal.
+      bend: of the path, -1.5 to 1.5; 0 is straight, the ends of a bent path of length l are bend l / 6 off its middle.
+      noise: 0 to 1. A sample of linear light x gets the variance 0.012 noise x (shot) + (0.0164 noise)^2 (read). An
+        underexposed picture is brightened afterwards by 0.6 times the stops it lacks, and its noise with it.
+      denoise: 0 and more: which multiple of its noise the picture is smoothed for. Above 1, fine texture goes too.
+      cast: 0 to 0.35; the channels are multiplied by 1 + cast cos(hue - 0, 120, 240 degrees), after the tone curve.
+      hue: of the cast, in degrees: 0 red, 120 green, 240 blue.
+      contrast: factor of the distance from mid-grey, 0.3 to 1.
+      saturation: factor of the distance from the mean of R, G, B, 0.1 to 1.
+      shrink: how many times smaller the picture was made (cubic, antialiased), 1 to 4; no side below 8 px.
+      enlarger: how it was enlarged again: 0 cubic, 1 linear, 2 nearest neighbour.
+      quality: of JPEG (libjpeg's), 1 to 100; 0 is no JPEG.
+      first_quality: of an earlier JPEG; 0 is none.
+    """
+
+    exposure: ArrayLike = 0.0
+    haze: ArrayLike = 0.0
+    air: ArrayLike = 0.8
+    defocus: ArrayLike = 0.0
+    motion: ArrayLike = 0.0
+    angle: ArrayLike = 0.0
+    bend: ArrayLike = 0.0
+    noise: ArrayLike = 0.0
+    denoise: ArrayLike = 0.0
+    cast: ArrayLike = 0.0
+    hue: ArrayLike = 0.0
+    contrast: ArrayLike = 1.0
+    saturation: ArrayLike = 1.0
+    shrink: ArrayLike = 1.0
+    enlarger: ArrayLike = 0
+    quality: ArrayLike = 0.0
+    first_quality: ArrayLike = 0.0
+
+
+class Faults(NamedTuple):
+    """The faults of one image before a level scales them. Scalars unless said otherwise.
+
+    Attributes:
+      strengths: float32 [K], of `FACTORS`: 0 is off, others 0.3 to 1; that of exposure is negative when it is too dark.
+      air, angle, bend, denoise, hue, enlarger: as in `Settings`.
+      first_jpeg: strength of the earlier JPEG as a share of that of the last, 0 to 1; 0 is none.
+    """
+
+    strengths: Array
+    air: Array
+    angle: Array
+    bend: Array
+    denoise: Array
+    hue: Array
+    enlarger: Array
+    first_jpeg: Array
+
+    def at(self, level: Array | float) -> Settings:
+        """The settings at a level, 0 (nothing) to 1 (full strength)."""
+        scaled = dict(zip(FACTORS, self.strengths * level))
+        exposure = scaled["exposure"]
+        return Settings(
+            exposure=exposure * jnp.where(exposure < 0, -DARKEST, BRIGHTEST),
+            haze=scaled["haze"] ** 2 * HAZE,  # a little of it lifts the shadows already
+            air=self.air,
+            defocus=scaled["defocus"] * DISK,
+            motion=scaled["motion"] * PATH,
+            angle=self.angle,
+            bend=self.bend,
+            noise=scaled["noise"],
+            denoise=self.denoise,
+            cast=scaled["white_balance"] * CAST,
+            hue=self.hue,
+            contrast=1 - 0.7 * scaled["contrast"],
+            saturation=1 - 0.9 * scaled["saturation"],
+            shrink=1 + (SMALLEST - 1) * scaled["shrink"],
+            enlarger=self.enlarger,
+            quality=_quality(scaled["jpeg"]),
+            first_quality=_quality(scaled["jpeg"] * self.first_jpeg),
+        )
+
+
+def simulate(
+    crops: Array | np.ndarray,
+    key: Array,
+    levels: Array | np.ndarray | Sequence[float],
+    *,
+    probabilities: Sequence[float] = PROBABILITIES,
+    local: float = 0.0,
+    strategy: str | None = None,
+) -> tuple[Array, Array]:
+    """Degrades both crops of every image by faults of its own, at given levels, and tells how severe they are.
+
+    The result for an image depends on its crops, key and levels alone, not on the batch around it. Both crops and all
+    levels share the faults; noise is independent.
+
+    Args:
+      crops: uint8, or float in [0, 1]; [B, 2, H, W, 3], RGB, H and W >= 32.
+      key: one key of `jax.random.key` or `jax.random.PRNGKey`, or keys [B], one an image.
+      levels: in [0, 1], [L] or for each image [B, L]; they scale the strengths. May be traced. At 0 the crop comes out
+        as it went in.
+      probabilities: that each of `FACTORS` is on, K numbers in [0, 1]. If none is, the one nearest to it is.
+      local: share of the images, 0 to 1, whose faults before `shrink` and `jpeg` are local: they fade out by a smooth
+        mask, the same for both crops, and count by its mean.
+      strategy: as in `degrade_pairs`: "scan" (CPU) or "levels" (GPU, TPU).
+
+    Returns:
+      Images float32 [B, L, 2, H, W, 3] in [0, 1], and severities float32 [B, L, K] in [0, 1]: strength times level of
+      each of `FACTORS`. Only factors that are on for an image cost time.
+
+    Raises:
+      UserError: crops, key or levels of another kind, shape or range; no such strategy; a probability out of range.
+    """
+    crops = pipeline.check_crops(crops)
+    batch = len(crops)
+    levels = _check_levels(levels, batch)  # [B, L]
+    count = levels.shape[1]
+    pipeline.check_strategy(strategy)
+    _check_shares(probabilities, local)
+    keys = pipeline.keys_of_images(key, batch)
+    fault_keys, noise_keys, mask_keys = jnp.moveaxis(jax.vmap(lambda key: jax.random.split(key, 3))(keys), 1, 0)
+    faults = jax.vmap(draw, in_axes=(0, None))(fault_keys, probabilities)
+    masks = jax.vmap(_mask, in_axes=(0, None, None))(mask_keys, crops.shape[2:4], local) if local else None
+
+    def one_level(images: Array, image: Array, number: Array) -> Array:
+        chosen, level = jax.tree.map(lambda x: x[image], faults), levels[image, number]
+        mask = None if masks is None else masks[image]
+        noise_key = jax.random.fold_in(noise_keys[image], number)
+        degraded = _chain(images, chosen.at(level), noise_key, chosen.strengths != 0, mask)
+        return jnp.where(level > 0, degraded, images)
+
+    def pristine(image: Array) -> Array:
+        images = crops[image].astype(jnp.float32)
+        return images / 255 if crops.dtype == jnp.uint8 else images
+
+    if (strategy or pipeline.default_strategy()) == "levels":
+        each_level = jax.vmap(one_level, in_axes=(None, None, 0))
+        images = jax.lax.map(lambda image: each_level(pristine(image), image, jnp.arange(count)), jnp.arange(batch))
+    else:
+        places = jnp.repeat(jnp.arange(batch), count), jnp.tile(jnp.arange(count), batch)
+
+        def one_place(place: tuple[Array, Array]) -> Array:
+            image, number = place
+            whether = levels[image, number] > 0
+            return _when(whether, lambda images: one_level(images, image, number), pristine(image))
+
+        images = jax.lax.map(one_place, places).reshape(batch, count, *crops.shape[1:])
+
+    severities = jnp.abs(faults.strengths)[:, None] * levels[..., None]
+    if masks is not None:
+        of_file = jnp.array([name in ("shrink", "jpeg") for name in FACTORS])
+        severities *= jnp.where(of_file, 1.0, masks.mean((1, 2, 3))[:, None])[:, None]
+    return images, severities
+
+
+def apply(images: Array, settings: Settings, key: Array | None = None) -> Array:
+    """Degrades images by one set of settings.
+
+    Args:
+      images: float [..., H, W, 3], RGB in [0, 1], H and W >= 32.
+      settings: what the camera does; its defaults do nothing.
+      key: of the noise, which is independent in each image; may be left out where there is none.
+
+    Returns:
+      Images in [0, 1], shape and dtype of `images`; computed in float32.
+
+    Raises:
+      UserError: images too small, of integers or without three channels; noise without a key.
+    """
+    images = jnp.asarray(images)
+    pipeline.check_images(images)
+    if key is None:
+        if isinstance(settings.noise, jax.core.Tracer) or settings.noise:
+            raise UserError("settings have noise: give a key")
+        key = jax.random.key(0)
+    off = Settings()
+    on = [
+        jnp.asarray(getattr(settings, name) != getattr(off, name))
+        for name in (
+            "exposure", "haze", "defocus", "motion", "noise", "cast", "contrast", "saturation", "shrink", "quality",
+        )
+    ]  # fmt: skip
+    on[-1] |= jnp.asarray(settings.first_quality != 0)
+    settings = Settings(*(jnp.asarray(value, jnp.float32) for value in settings))
+    return _chain(images.astype(jnp.float32), settings, key, jnp.stack(on)).astype(images.dtype)
+
+
+def draw(key: Array, probabilities: Sequence[float] = PROBABILITIES) -> Faults:
+    """Draws the faults of one image: at least one factor is on, its strength uniform in 0.3 to 1.
+
+    Args:
+      key: one key.
+      probabilities: that each of `FACTORS` is on.
+    """
+    on_key, strength_key, detail_key = jax.random.split(key, 3)
+    chance = jax.random.uniform(on_key, (len(FACTORS),)) / jnp.maximum(jnp.array(probabilities, jnp.float32), 1e-9)
+    on = (chance < 1) | (chance == chance.min())
+    strengths = jnp.where(on, jax.random.uniform(strength_key, on.shape, minval=WEAKEST), 0.0)
+    too_dark, air, angle, bend, smooth, amount, hue, enlarger, twice, first = jax.random.uniform(detail_key, (10,))
+    strengths *= jnp.where(jnp.arange(len(FACTORS)) == 0, jnp.where(too_dark < 0.6, -1.0, 1.0), 1.0)
+    return Faults(
+        strengths=strengths,
+        air=0.5 + 0.45 * air,
+        angle=360 * angle,
+        bend=BEND * (2 * bend - 1) * jnp.abs(2 * bend - 1),  # small ones are more frequent
+        denoise=jnp.where(smooth < 0.6, 6 * amount, 0.0),
+        hue=360 * hue,
+        enlarger=jnp.floor(3 * enlarger),
+        first_jpeg=jnp.where(twice < 0.3, first, 0.0),
+    )
+
+
+def disk_kernel(radius: Array | float) -> Array:
+    """The kernel of a lens out of focus: a disk of equal light, spread over pixels linearly.
+
+    Args:
+      radius: of the disk in px, 0 (no blur) to 5; may be traced.
+
+    Returns:
+      float32 [13, 13], sum 1.
+    """
+    number = jnp.arange(_DISK_POINTS, dtype=jnp.float32)
+    distance = radius * jnp.sqrt((number + 0.5) / _DISK_POINTS)  # a sunflower: equally dense everywhere
+    angle = number * (math.pi * (3 - math.sqrt(5)))
+    return _spread(distance * jnp.sin(angle), distance * jnp.cos(angle), _DISK_RADIUS)
+
+
+def path_kernel(length: Array | float, angle: Array | float, bend: Array | float) -> Array:
+    """The kernel of a camera that moves along a parabola at constant speed, spread over pixels linearly.
+
+    The path is (l t, -bend l (t^2 - 1/12)) for t from -1/2 to 1/2, turned by the angle; x goes right, y down.
+
+    Args:
+      length: l in px, 0 (no blur) to 18; may be traced.
+      angle: in degrees, clockwise from horizontal.
+      bend: -1.5 to 1.5; 0 is a straight line.
+
+    Returns:
+      float32 [25, 25], sum 1.
+    """
+    t = jnp.linspace(-0.5, 0.5, _PATH_POINTS)
+    along, across = length * t, -bend * length * (t**2 - 1 / 12)
+    turn = jnp.asarray(angle, jnp.float32) * (math.pi / 180)
+    sine, cosine = jnp.sin(turn), jnp.cos(turn)
+    return _spread(along * sine + across * cosine, along * cosine - across * sine, _PATH_RADIUS)
+
+
+def denoise(light: Array, shot: Array | float, read: Array | float) -> Array:
+    """Smooths images where they vary no more than by noise: a local Wiener filter.
+
+    A sample becomes m + max(0, v - n) / v (x - m), with m and v the mean and variance around it (Gaussian, 1.2 px) and
+    n = shot m + read the variance of the noise. Edges stay; noise, and texture weaker than it, is smeared.
+
+    Args:
+      light: float32 [..., H, W, 3].
+      shot: variance for each unit of light, >= 0.
+      read: variance in the dark, >= 0.
+    """
+    taps = filters.gaussian_taps(1.2, 3, 3)
+    mean = filters.separable(light, taps)
+    variance = filters.separable(jnp.square(light - mean), taps)
+    noise = shot * jnp.maximum(mean, 0) + read
+    return mean + jnp.maximum(variance - noise, 0) / jnp.maximum(variance, 1e-12) * (light - mean)
+
+
+def resample_matrix(size: int, shrink: Array | float, enlarger: Array | int) -> Array:
+    """The matrix that shrinks a column of samples and enlarges it again.
+
+    Mirrors Pillow's `resize` in floating point: BICUBIC to round(size / shrink) samples, 8 at least, then BICUBIC,
+    BILINEAR or NEAREST back.
+
+    Args:
+      size: of the column; static.
+      shrink: times smaller, 1 to 4; may be traced.
+      enlarger: 0 cubic, 1 linear, 2 nearest neighbour; may be traced.
+
+    Returns:
+      float32 [size, size], rows of sum 1; the identity for `shrink` 1.
+    """
+    small = jnp.maximum(jnp.round(size / jnp.asarray(shrink, jnp.float32)), 8)
+    ratio, index = size / small, jnp.arange(size, dtype=jnp.float32)
+    inside = index < small  # the shrunk column is kept in one of `size` samples
+    in_large, in_small = (index + 0.5) * ratio - 0.5, (index + 0.5) / ratio - 0.5  # centres of one in the other
+    down = jnp.where(inside[:, None], _cubic((in_large[:, None] - index) / ratio), 1)
+    offset = in_small[:, None] - index
+    nearest = (index == jnp.floor((index + 0.5) / ratio)[:, None]).astype(jnp.float32)
+    up = jnp.stack([_cubic(offset), jnp.maximum(1 - jnp.abs(offset), 0), nearest])[jnp.asarray(enlarger, jnp.int32)]
+    up = jnp.where(inside, up, 0)
+    down, up = (matrix / matrix.sum(1, keepdims=True) for matrix in (down, up))
+    return jnp.matmul(up, down, precision=jax.lax.Precision.HIGHEST)
+
+
+def _chain(images: Array, s: Settings, key: Array, on: Array, mask: Array | None = None) -> Array:
+    """`apply` of float32 images, with flags [K] of what is on and a mask [H, W, 1] of where, both free of the level."""
+    exposure, haze, defocus, motion, noise, white_balance, contrast, saturation, shrink, compression = on
+    in_light, in_color = exposure | haze | defocus | motion | noise, white_balance | contrast | saturation
+
+    def lens_and_sensor(x: Array) -> Array:
+        light = srgb_to_linear(x) * jnp.exp2(s.exposure)
+        light += s.haze * (s.air - light)
+        light = _when(defocus, lambda light: _convolve(light, disk_kernel(s.defocus)), light)
+        light = _when(motion, lambda light: _convolve(light, path_kernel(s.motion, s.angle, s.bend)), light)
+        light = _when(noise, lambda light: _sense(light, s, key), light)
+        return linear_to_srgb(jnp.clip(light, 0, 1))
+
+    def color(x: Array) -> Array:
+        gains = 1 + s.cast * jnp.cos((s.hue - jnp.array([0.0, 120.0, 240.0])) * (math.pi / 180))
+        x = jnp.clip(x * gains, 0, 1)
+        x = 0.5 + s.contrast * (x - 0.5)
+        grey = x.mean(-1, keepdims=True)
+        return jnp.clip(grey + s.saturation * (x - grey), 0, 1)
+
+    def shrunk(x: Array) -> Array:
+        rows, columns = (resample_matrix(size, s.shrink, s.enlarger) for size in x.shape[-3:-1])
+        x = jnp.einsum("ij,...jkc->...ikc", rows, x, precision=jax.lax.Precision.HIGHEST)
+        return jnp.clip(jnp.einsum("ij,...kjc->...kic", columns, x, precision=jax.lax.Precision.HIGHEST), 0, 1)
+
+    def compressed(x: Array) -> Array:
+        qualities = jnp.stack([s.first_quality, s.quality])
+        first, last = jnp.where(s.first_quality > 0, 0, 1), jnp.where(s.quality > 0, 2, 1)
+        return jax.lax.fori_loop(first, last, lambda k, x: jpeg(x, qualities[k]), x)
+
+    degraded = _when(in_color, color, _when(in_light, lens_and_sensor, images))
+    if mask is not None:
+        degraded = images + mask * (degraded - images)
+    return _when(compression, compressed, _when(shrink, shrunk, degraded))
+
+
+def _sense(light: Array, s: Settings, key: Array) -> Array:
+    """Noise, gain and denoising of linear light."""
+    shot, read = SHOT * s.noise, (READ * s.noise) ** 2
+    light += random.normal(key, light.shape) * jnp.sqrt(shot * jnp.maximum(light, 0) + read)
+    light = _when(s.denoise > 0, lambda light: denoise(light, s.denoise * shot, s.denoise * read), light)
+    return light * jnp.exp2(-0.6 * jnp.minimum(s.exposure, 0))
+
+
+def _convolve(images: Array, kernel: Array) -> Array:
+    """Correlates images [..., H, W, C] with a kernel [2 R + 1, 2 R + 1], most of it 0; edges are replicated."""
+    radius, side = len(kernel) // 2, len(kernel)
+    *leading, height, width, channels = images.shape
+    padded = jnp.pad(images, [(0, 0)] * len(leading) + [(radius, radius)] * 2 + [(0, 0)], mode="edge")
+    padded = padded.reshape(-1, height + 2 * radius, (width + 2 * radius) * channels)
+    weights = kernel.reshape(-1)
+    order = jnp.argsort(-weights)
+    zero = jnp.zeros((), order.dtype)
+
+    def add(k: Array, total: Array) -> Array:
+        row, column = jnp.divmod(order[k], side)
+        part = jax.lax.dynamic_slice(padded, (zero, row, column * channels), total.shape)
+        return total + weights[order[k]] * part
+
+    total = jnp.zeros((len(padded), height, width * channels), images.dtype)
+    return jax.lax.fori_loop(0, (weights > 0).sum(), add, total).reshape(images.shape)
+
+
+def _spread(y: Array, x: Array, radius: int) -> Array:
+    """A kernel [2 R + 1, 2 R + 1] of equal weights at points [N], each shared by the four pixels around it."""
+    offsets = jnp.arange(-radius, radius + 1, dtype=jnp.float32)
+    rows, columns = (jnp.maximum(1 - jnp.abs(offsets - at[:, None]), 0) for at in (y, x))
+    return jnp.matmul(rows.T, columns, precision=jax.lax.Precision.HIGHEST) / len(y)
+
+
+def _cubic(x: Array) -> Array:
+    """Keys' cubic with a = -1/2, as in Pillow's BICUBIC."""
+    x = jnp.abs(x)
+    return jnp.where(x < 1, (1.5 * x - 2.5) * x * x + 1, jnp.where(x < 2, ((-0.5 * x + 2.5) * x - 4) * x + 2, 0.0))
+
+
+def _quality(strength: Array) -> Array:
+    quality = BEST_QUALITY - (BEST_QUALITY - WORST_QUALITY) * strength**0.7
+    return jnp.where(strength > 0, quality, 0.0)
+
+
+def _mask(key: Array, size: tuple[int, int], local: float) -> Array:
+    """A smooth mask [H, W, 1] in 0..1 with probability `local`, else 1: three waves of 1 to 3 times the size."""
+    waves = jax.random.uniform(key, (10,))
+    y, x = ((jnp.arange(side, dtype=jnp.float32) + 0.5) / side for side in size)
+    field = jnp.zeros(size)
+    for turn, frequency, phase in waves[:9].reshape(3, 3):
+        angle = 2 * math.pi * turn
+        along = y[:, None] * jnp.sin(angle) + x * jnp.cos(angle)
+        field += jnp.cos(2 * math.pi * ((1 + 2 * frequency) / 3 * along + phase))
+    return jnp.where(waves[9] < local, jax.nn.sigmoid(4 * field), 1.0)[..., None]
+
+
+def _when(condition: Array, function: Callable[[Array], Array], x: Array) -> Array:
+    """`function(x)` if the condition holds, else x; only what is chosen is computed, unless under `vmap`."""
+    return jax.lax.cond(condition, function, lambda x: x, x)
+
+
+def _check_levels(levels: Array | np.ndarray | Sequence[float], batch: int) -> Array:
+    """The levels as float32 [B, L]."""
+    if not isinstance(levels, jax.core.Tracer):
+        levels = np.asarray(levels, np.float32)
+    if levels.ndim not in (1, 2) or (levels.ndim == 2 and len(levels) != batch) or levels.size == 0:
+        raise UserError(f"levels of shape {levels.shape}, expected [L], or [{batch}, L] for each image")
+    if isinstance(levels, np.ndarray) and not ((levels >= 0) & (levels <= 1)).all():
+        raise UserError(f"levels from {levels.min():g} to {levels.max():g}: they go from 0 (pristine) to 1")
+    levels = jnp.asarray(levels, jnp.float32)
+    return jnp.broadcast_to(levels, (batch, levels.shape[-1]))
+
+
+def _check_shares(probabilities: Sequence[float], local: float) -> None:
+    if len(probabilities) != len(FACTORS) or not all(0 <= p <= 1 for p in probabilities):
+        raise UserError(f"probabilities {tuple(probabilities)}: expected {len(FACTORS)} numbers in 0..1, of {FACTORS}")
+    if not 0 <= local <= 1:
+        raise UserError(f"local = {local}: a share of the images, 0 to 1")
