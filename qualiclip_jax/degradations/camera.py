@@ -18,7 +18,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from qualiclip_jax.degradations import filters, pipeline, random
+from qualiclip_jax.degradations import draws, filters, pipeline
 from qualiclip_jax.degradations.color_spaces import linear_to_srgb, srgb_to_linear
 from qualiclip_jax.degradations.jpeg import jpeg
 from qualiclip_jax.errors import UserError
@@ -375,7 +375,7 @@ def _chain(images: Array, s: Settings, key: Array, on: Array, mask: Array | None
 def _sense(light: Array, s: Settings, key: Array) -> Array:
     """Noise, gain and denoising of linear light."""
     shot, read = SHOT * s.noise, (READ * s.noise) ** 2
-    light += random.normal(key, light.shape) * jnp.sqrt(shot * jnp.maximum(light, 0) + read)
+    light += draws.normal(key, light.shape) * jnp.sqrt(shot * jnp.maximum(light, 0) + read)
     light = _when(s.denoise > 0, lambda light: denoise(light, s.denoise * shot, s.denoise * read), light)
     return light * jnp.exp2(-0.6 * jnp.minimum(s.exposure, 0))
 
