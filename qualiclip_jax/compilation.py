@@ -4,8 +4,6 @@ import os
 import sys
 from pathlib import Path
 
-import jax
-
 
 def keep_compilations() -> None:
     """Keeps compiled programs on disk, so that the next run does not compile them again.
@@ -13,6 +11,8 @@ def keep_compilations() -> None:
     They go to `qualiclip_jax` in the user's cache directory. Does nothing where JAX has a compilation cache already
     (JAX_COMPILATION_CACHE_DIR), or where it is switched off (JAX_ENABLE_COMPILATION_CACHE=false).
     """
+    import jax
+
     if jax.config.jax_compilation_cache_dir or not jax.config.jax_enable_compilation_cache:
         return
     directory = cache_directory() / "compiled"

@@ -35,13 +35,12 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="qualiclip convert",
         description="Converts CLIP or QualiCLIP weights to a self-contained checkpoint to score with.",
-        epilog="PyTorch is needed for .pt, .pth and .bin only.",
     )
     parser.add_argument(
         "source",
         metavar="SOURCE",
         help="RN50, ViT-B/16 ...; a Hugging Face repository, owner/name[@revision]; a directory like one; or a file: "
-        ".safetensors, .pt, .pth, .bin (OpenAI, open_clip, Hugging Face or QualiCLIP)",
+        ".safetensors, .pt, .pth, .bin, .msgpack (OpenAI, open_clip, Hugging Face or QualiCLIP)",
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="must not exist yet")
     parser.add_argument(

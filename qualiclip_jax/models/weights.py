@@ -7,28 +7,32 @@ Nothing here unpickles arbitrary objects, and nothing falls back to random weigh
 import dataclasses
 import json
 import pathlib
-import warnings
-import zipfile
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from qualiclip_jax import download
 from qualiclip_jax.errors import UserError
 from qualiclip_jax.models import backbones, published
 from qualiclip_jax.models.clip import CLIP
 from qualiclip_jax.models.config import CLIPConfig
 from qualiclip_jax.models.convert import from_state_dict
+from qualiclip_jax.models.torch_file import read_torch
 
 # Where a directory keeps its weights and its config, best first: safetensors before pickles, and open_clip's names
 # first, since in the repositories that have both, the other files are often of another library.
 LAYOUTS = (
     ("open_clip_model.safetensors", "open_clip_config.json"),
+    ("open_clip_pytorch_model.safetensors", "open_clip_config.json"),
     ("model.safetensors", "config.json"),
     ("model.safetensors.index.json", "config.json"),
     ("open_clip_pytorch_model.bin", "open_clip_config.json"),
     ("pytorch_model.bin", "config.json"),
+    ("pytorch_model.bin.index.json", "config.json"),
+    ("flax_model.msgpack", "config.json"),
 )
-SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
+SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".msgpack")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt")
 
 
@@ -67,7 +71,7 @@ def load_clip(
 
     Args:
       source: a name of `backbones.TABLE` ("RN50"), a Hugging Face repository id ("openai/clip-vit-base-patch16", with
-        "@revision" if need be), a local directory laid out like one, or a file: .safetensors, .pt, .pth, .bin.
+        "@revision" if need be), a local directory laid out like one, or a file with one of `SUFFIXES`.
       text: keep the text encoder.
       position, compute_dtype, remat: as in `CLIPConfig`.
       activation: as in `from_state_dict`; only used where no config file says it.
@@ -95,9 +99,9 @@ def read(source: str | pathlib.Path) -> Weights:
     else:
         file, config = path, None
     files = _shards(file) if file.name.endswith(".index.json") else (file,)
-    tensors = {}
+    tensors: dict[str, np.ndarray] = {}
     for file in files:
-        tensors |= _read_safetensors(file) if file.suffix == ".safetensors" else _read_torch(file)
+        tensors |= _read_file(file)
     return Weights(name, tensors, config, files)
 
 
@@ -123,41 +127,32 @@ def locate(source: str | pathlib.Path, tokenizer_only: bool = False) -> pathlib.
             f"no weights at {source}: looked at {path.absolute()}; a source is a directory, a file "
             f"({', '.join(SUFFIXES)}), a Hugging Face repository (owner/name) or one of {', '.join(backbones.TABLE)}"
         )
-    return _from_hub(repository, revision or None, str(source), tokenizer_only)
+
+    def choose(files: Sequence[str]) -> list[str]:
+        tokenizer = [file for file in files if file in TOKENIZER_FILES]
+        weights = [] if tokenizer_only else wanted(files)
+        return [*weights, *tokenizer] if tokenizer_only or weights else []
+
+    hint = "--include 'tokenizer*' vocab.json merges.txt" if tokenizer_only else hub_hint(name)
+    return download.from_hub(repository, revision or None, choose, str(source), hint)
 
 
-def _from_hub(repository: str, revision: str | None, asked: str, tokenizer_only: bool) -> pathlib.Path:
-    import huggingface_hub
-
-    try:
-        found = huggingface_hub.HfApi().model_info(repository, revision=revision, timeout=20)
-        wanted = [*TOKENIZER_FILES, *([] if tokenizer_only else _wanted([file.rfilename for file in found.siblings]))]
-        return pathlib.Path(huggingface_hub.snapshot_download(repository, revision=revision, allow_patterns=wanted))
-    except Exception as error:  # no network, no such repository, no permission, no space ...
-        reason = str(error).strip().split("\n")[0].rstrip(".") or type(error).__name__
-    try:
-        cached = pathlib.Path(huggingface_hub.snapshot_download(repository, revision=revision, local_files_only=True))
-        if tokenizer_only or _wanted([file.name for file in cached.iterdir()]):
-            return cached
-    except Exception:  # not in the cache either
-        pass
-    at = f" --revision {revision}" if revision else ""
-    named = f"{asked} ({repository})" if asked != repository else repository
-    raise UserError(
-        f"no weights {named}: not in the cache {huggingface_hub.constants.HF_HUB_CACHE}, no directory of that name, "
-        f"and the Hugging Face hub gave: {reason}. Where there is a network, run `hf download {repository}{at}` and "
-        "copy the cache; or name a local directory or file: --config.model.weights=PATH (training), SOURCE (convert)"
-    )
+def hub_hint(name: str) -> str:
+    """What `hf download` fetches of a repository: the names of the files where they are known, else patterns."""
+    known = any(name == backbone.repository for backbone in backbones.TABLE.values())
+    return " ".join(LAYOUTS[0]) if known else "--include '*.safetensors' '*.json'"
 
 
-def _wanted(files: list[str]) -> list[str]:
-    """Which files of a repository to download: one set of weights and its config; none if it is not clear which."""
+def wanted(files: Sequence[str]) -> list[str]:
+    """Which files of a repository are needed: one set of weights and its config; none if it is not clear which."""
     for weights, config in LAYOUTS:
         if weights in files:
-            shards = [file for file in files if file.startswith("model-") and file.endswith(".safetensors")]
-            return [weights, config, *(shards if weights.endswith(".index.json") else [])]
-    weights = [file for file in files if file.endswith(SUFFIXES) and "/" not in file]
-    return [*weights, "open_clip_config.json", "config.json"] if len(weights) == 1 else []
+            stem, _, suffix = weights.removesuffix(".index.json").rpartition(".")
+            shards = [file for file in files if file.startswith(f"{stem}-") and file.endswith(suffix)]
+            return [weights, *([config] if config in files else []), *(shards if weights.endswith(".json") else [])]
+    single = [file for file in files if file.endswith(SUFFIXES) and "/" not in file]
+    configs = [file for file in files if file in ("open_clip_config.json", "config.json")]
+    return [*single, *configs] if len(single) == 1 else []
 
 
 def _choose(directory: pathlib.Path, name: str) -> tuple[pathlib.Path, CLIPConfig | None]:
@@ -191,71 +186,51 @@ def _shards(index: pathlib.Path) -> tuple[pathlib.Path, ...]:
     try:
         names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
     except (ValueError, KeyError, AttributeError) as error:
-        raise UserError(f"{index}: not an index of safetensors shards: {error!r}") from None
+        raise UserError(f"{index}: not an index of shards: {error!r}") from None
     missing = [name for name in names if not (index.parent / name).exists()]
     if missing:
         raise UserError(f"{index}: {len(missing)} of {len(names)} shards are missing: {', '.join(missing)}")
     return tuple(index.parent / name for name in names)
 
 
+def _read_file(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """The tensors of one file."""
+    with path.open("rb") as file:
+        if file.read(40).startswith(b"version https://git-lfs"):
+            raise UserError(
+                f"{path}: a Git LFS pointer, not the weights themselves: run `git lfs pull` there, or download it"
+            )
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    if path.suffix == ".msgpack":
+        return _read_msgpack(path)
+    return {name: array.copy() for name, array in read_torch(path).items()}  # the file may change, or go, later
+
+
 def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
-    _refuse_pointer(path)
     try:
         return load_file(path)
     except (SafetensorError, ValueError, KeyError, OSError) as error:
         raise UserError(f"{path}: truncated, corrupt or no safetensors file ({error}): download it again") from None
 
 
-def _read_torch(path: pathlib.Path) -> dict[str, np.ndarray]:
-    _refuse_pointer(path)
+def _read_msgpack(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """The tensors that Flax wrote, under the names and in the layouts that transformers gives them in PyTorch."""
+    from flax import serialization, traverse_util
+
     try:
-        import torch
-    except ImportError:
-        raise UserError(
-            f"{path}: reading {path.suffix} files takes PyTorch (pip install torch), which is not installed; the same "
-            "weights as .safetensors need no PyTorch, see docs/backbones.md"
-        ) from None
-    try:
-        if _is_torchscript(path):
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", DeprecationWarning)  # OpenAI's archives stay what they are
-                loaded = torch.jit.load(str(path), map_location="cpu").state_dict()
-        else:
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # PyTorch's readers raise many kinds
-        reason = (str(error).strip() or type(error).__name__).split("\n")[0].split(". ")[0][:200]
-        raise UserError(
-            f"{path}: truncated, corrupt, or holding more than tensors, which is never unpickled here ({reason})"
-        ) from None
-    for wrapper in ("state_dict", "model_state_dict", "model"):
-        if isinstance(loaded, dict) and isinstance(loaded.get(wrapper), dict):
-            loaded = loaded[wrapper]
-    tensors = (
-        {key: value for key, value in loaded.items() if isinstance(value, torch.Tensor)}
-        if isinstance(loaded, dict)
-        else {}
-    )
-    if not tensors:
-        raise UserError(f"{path}: there is no state dict in it")
-    return {
-        key: (value.detach().float() if value.is_floating_point() else value.detach()).numpy()
-        for key, value in tensors.items()
-    }
-
-
-def _is_torchscript(path: pathlib.Path) -> bool:
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith("/constants.pkl") for name in archive.namelist())
-
-
-def _refuse_pointer(path: pathlib.Path) -> None:
-    with path.open("rb") as file:
-        if file.read(40).startswith(b"version https://git-lfs"):
-            raise UserError(
-                f"{path}: a Git LFS pointer, not the weights themselves: run `git lfs pull` there, or download it"
-            )
+        tree = traverse_util.flatten_dict(serialization.msgpack_restore(path.read_bytes()))
+    except Exception as error:  # msgpack, NumPy and Flax raise many kinds
+        reason = str(error).split("\n")[0][:200] or type(error).__name__
+        raise UserError(f"{path}: truncated, corrupt or not written by Flax ({reason}): download it again") from None
+    tensors = {}
+    for (*parents, last), value in tree.items():
+        array = np.asarray(value)
+        if last == "kernel":
+            array = array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T
+        last = "weight" if last in ("kernel", "scale", "embedding") else last
+        tensors[".".join(map(str, (*parents, last))).removeprefix("params.")] = array
+    return tensors

@@ -2,11 +2,15 @@
 
 import json
 import pathlib
+import subprocess
+import sys
+import warnings
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
+import safetensors.numpy
+from flax import nnx, serialization
 from safetensors.numpy import save_file
 
 from qualiclip_jax import models
@@ -144,7 +148,8 @@ def test_half_precision_torchscript_as_openai_publishes_it(torch, tensors, state
         module.register_parameter(last, torch.nn.Parameter(value.half()))
     for name, value in (("input_resolution", 64), ("context_length", 77), ("vocab_size", 300)):
         root.register_buffer(name, torch.tensor(value))
-    with pytest.warns(DeprecationWarning, match="torch.jit"):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # OpenAI's archives stay what they are
         torch.jit.script(root).save(str(tmp_path / "clip.pt"))
     assert_loaded(
         weights.load_clip(tmp_path / "clip.pt"),
@@ -152,26 +157,68 @@ def test_half_precision_torchscript_as_openai_publishes_it(torch, tensors, state
     )
 
 
-class Harmful:
-    """Unpickling this would create a file."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return pathlib.Path.touch, (self.path,)
-
-
-def test_nothing_is_unpickled_but_tensors(torch, tensors, tmp_path):
-    torch.save({**tensors, "more": Harmful(tmp_path / "harm")}, tmp_path / "clip.pt")
-    assert "holding more than tensors" in refusal(tmp_path / "clip.pt")
-    assert not (tmp_path / "harm").exists()
+def test_files_of_pytorch_need_no_pytorch(torch, tensors, state, tmp_path):
+    torch.save(tensors, tmp_path / "a.pt")
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        "from qualiclip_jax.models import weights\n"
+        f"print(len(weights.read({str(tmp_path / 'a.pt')!r}).tensors))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == f"{len(state)}\n"
 
 
-def test_pickles_without_pytorch(tmp_path, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "torch", None)
-    (tmp_path / "clip.pt").write_bytes(b"any")
-    assert "takes PyTorch (pip install torch)" in refusal(tmp_path / "clip.pt")
+def test_pickled_shards(torch, tensors, state, tmp_path):
+    names = sorted(tensors)
+    shards = {f"pytorch_model-0000{i + 1}-of-00002.bin": names[i::2] for i in range(2)}
+    for shard, part in shards.items():
+        torch.save({name: tensors[name] for name in part}, tmp_path / shard)
+    index = {"weight_map": {name: shard for shard, part in shards.items() for name in part}}
+    (tmp_path / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    assert_loaded(weights.load_clip(tmp_path), state)
+
+
+def test_flax_model(state, tmp_path):
+    """What transformers 4 wrote with Flax: kernels are transposed, convolutions are [h, w, in, out]."""
+    tower = {"embeddings": {"position_embedding": {"embedding": 0}}, "encoder": {"layers": {}}}
+    tree = {name: json.loads(json.dumps(tower)) for name in ("vision_model", "text_model")}
+    vision, text = tree["vision_model"], tree["text_model"]
+    vision["embeddings"] |= {
+        "class_embedding": state["visual.class_embedding"],
+        "patch_embedding": {"kernel": state["visual.conv1.weight"].transpose(2, 3, 1, 0)},
+        "position_embedding": {"embedding": state["visual.positional_embedding"]},
+    }
+    text["embeddings"] |= {
+        "token_embedding": {"embedding": state["token_embedding.weight"]},
+        "position_embedding": {"embedding": state["positional_embedding"]},
+    }
+
+    def norm(name):
+        return {"scale": state[f"{name}.weight"], "bias": state[f"{name}.bias"]}
+
+    def dense(name):
+        return {"kernel": state[f"{name}.weight"].T, "bias": state[f"{name}.bias"]}
+
+    for prefix, part in (("visual.", vision), ("", text)):
+        for i in range(2):
+            block = f"{prefix}transformer.resblocks.{i}"
+            weight, bias = (np.split(state[f"{block}.attn.in_proj_{kind}"], 3) for kind in ("weight", "bias"))
+            attention = {f"{n}_proj": {"kernel": w.T, "bias": b} for n, w, b in zip("qkv", weight, bias)}
+            part["encoder"]["layers"][str(i)] = {
+                "layer_norm1": norm(f"{block}.ln_1"),
+                "layer_norm2": norm(f"{block}.ln_2"),
+                "self_attn": attention | {"out_proj": dense(f"{block}.attn.out_proj")},
+                "mlp": {"fc1": dense(f"{block}.mlp.c_fc"), "fc2": dense(f"{block}.mlp.c_proj")},
+            }
+    vision |= {"pre_layrnorm": norm("visual.ln_pre"), "post_layernorm": norm("visual.ln_post")}
+    text["final_layer_norm"] = norm("ln_final")
+    tree |= {"visual_projection": {"kernel": state["visual.proj"]}, "logit_scale": state["logit_scale"]}
+    tree["text_projection"] = {"kernel": state["text_projection"]}
+    content = serialization.msgpack_serialize(tree)
+    (tmp_path / "flax_model.msgpack").write_bytes(content)
+    assert_loaded(weights.load_clip(tmp_path), state)
+    (tmp_path / "flax_model.msgpack").write_bytes(content[: len(content) // 2])
+    assert "truncated, corrupt or not written by Flax" in refusal(tmp_path)
 
 
 def test_damaged_files(torch, tensors, state, tmp_path):
@@ -236,54 +283,40 @@ def test_paths_that_are_not_there(tmp_path):
 def test_repositories_that_cannot_be_had():
     message = refusal("RN50")
     assert "no weights RN50 (timm/resnet50_clip.openai): not in the cache /" in message
-    assert "hf download timm/resnet50_clip.openai`" in message
+    assert "hf download timm/resnet50_clip.openai open_clip_model.safetensors open_clip_config.json`" in message
     assert "--config.model.weights=PATH" in message
-    assert "hf download nobody/nothing --revision refs/pr/3`" in refusal("nobody/nothing@refs/pr/3")
+    assert "*.json' --revision refs/pr/3`" in refusal("nobody/nothing@refs/pr/3")
 
 
-class Hub:
-    """Stands in for the Hugging Face hub: a repository with these files."""
-
-    def __init__(self, monkeypatch, tmp_path, files, online=True):
-        import huggingface_hub
-
-        self.downloads, self.path, self.files, self.online = [], tmp_path, files, online
-        monkeypatch.setattr(huggingface_hub.HfApi, "model_info", self.model_info)
-        monkeypatch.setattr(huggingface_hub, "snapshot_download", self.snapshot_download)
-
-    def model_info(self, repository, revision=None, timeout=None):
-        import types
-
-        if not self.online:
-            raise ConnectionError("no network\nsecond line")
-        return types.SimpleNamespace(siblings=[types.SimpleNamespace(rfilename=name) for name in self.files])
-
-    def snapshot_download(self, repository, revision=None, allow_patterns=None, local_files_only=False):
-        self.downloads.append((repository, revision, allow_patterns and sorted(allow_patterns)))
-        return str(self.path)
+REPOSITORY = "timm/vit_base_patch16_clip_224.openai"
 
 
-def test_a_repository_is_downloaded_without_what_is_not_needed(state, tmp_path, monkeypatch):
-    files = ["README.md", "pytorch_model.bin", "model.safetensors", "config.json", "open_clip_pytorch_model.bin"]
-    hub = Hub(monkeypatch, tmp_path, [*files, "open_clip_config.json", "open_clip_model.safetensors", "vocab.json"])
-    save_file(state, tmp_path / "open_clip_model.safetensors")
-    (tmp_path / "open_clip_config.json").write_text(json.dumps(OPEN_CLIP))
+@pytest.fixture(scope="module")
+def content(state):
+    return safetensors.numpy.save(state)
+
+
+def test_a_repository_is_downloaded_without_what_is_not_needed(hub, state, content):
+    names = ["README.md", "pytorch_model.bin", "model.safetensors", "config.json", "open_clip_pytorch_model.bin"]
+    for repository in (REPOSITORY, "owner/name"):
+        hub.files |= {f"{repository}/{name}": b"not this one" for name in names}
+        hub.files[f"{repository}/open_clip_config.json"] = json.dumps(OPEN_CLIP).encode()
+        hub.files[f"{repository}/open_clip_model.safetensors"] = content
+        hub.files[f"{repository}/vocab.json"] = b"{}"
     assert_loaded(weights.load_clip("ViT-B/16"), state)
     weights.load_clip("hf-hub:owner/name@v2")
-    wanted = sorted(["open_clip_config.json", "open_clip_model.safetensors", *weights.TOKENIZER_FILES])
-    assert hub.downloads == [("timm/vit_base_patch16_clip_224.openai", None, wanted), ("owner/name", "v2", wanted)]
+    fetched = sorted(
+        path.rpartition("/")[2] for method, path, _ in hub.requests if method == "GET" and "resolve" in path
+    )
+    assert fetched == sorted(2 * ["open_clip_config.json", "open_clip_model.safetensors", "vocab.json"])
+    hub.files.clear()  # the network is gone
+    assert_loaded(weights.load_clip("ViT-B/16"), state)
+    assert "no weights owner/name: not in the cache" in refusal("owner/name")  # another revision is
 
 
-def test_shards_are_downloaded_together(tmp_path, monkeypatch):
+def test_shards_are_downloaded_together(hub):
     shards = [f"model-0000{i}-of-00002.safetensors" for i in (1, 2)]
-    hub = Hub(monkeypatch, tmp_path, ["model.safetensors.index.json", "config.json", *shards, "extra.safetensors"])
-    weights.locate("owner/name")
-    wanted = ["model.safetensors.index.json", "config.json", *shards, *weights.TOKENIZER_FILES]
-    assert hub.downloads[0][2] == sorted(wanted)
-
-
-def test_the_cache_serves_without_network(state, tmp_path, monkeypatch):
-    Hub(monkeypatch, tmp_path, [], online=False)
-    assert "the Hugging Face hub gave: no network. " in refusal("owner/name")  # only a tokenizer is cached, say
-    save_file(state, tmp_path / "open_clip_model.safetensors")
-    assert_loaded(weights.load_clip("owner/name"), state)
+    for name in ("model.safetensors.index.json", "config.json", *shards, "extra.safetensors"):
+        hub.files[f"owner/name/{name}"] = b"{}"
+    there = {path.name for path in weights.locate("owner/name").iterdir()}
+    assert there == {"model.safetensors.index.json", "config.json", *shards}
