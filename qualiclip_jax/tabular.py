@@ -1,11 +1,11 @@
-"""Reads tables that others wrote as CSV, in any of its dialects, and writes them in one.
+"""Reads tables that others wrote: CSV in any of its dialects, JSON lines, Parquet. Writes CSV in one dialect.
 
     table = tabular.read("ratings.csv", ("image", "path"), ("mos", "dmos"))
     table.column("image")   # fields as they are written
     table.numbers("mos")    # float64 [N], NaN where a field is no finite number
     table.where(3)          # "ratings.csv, line 5", for an error message
 
-A table has a header line. The delimiter is a comma, semicolon, tab or vertical bar: the one that finds the columns
+A CSV file has a header line. The delimiter is a comma, semicolon, tab or vertical bar: the one that finds the columns
 wanted, or the one that a first line `sep=;` names. The text is UTF-8 or, with a byte order mark, UTF-16; lines end in
 any of the three ways; blank rows are skipped. Bytes that are not UTF-8 survive as surrogate escapes, as in file names.
 """
@@ -20,12 +20,15 @@ import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from qualiclip_jax import storage
 from qualiclip_jax.errors import UserError
 
 NAME_COLUMNS = ("image", "path", "file", "name", "filename", "file_name", "image_name")  # what names a row's image
+EXTENSIONS = (".csv", ".tsv", ".txt", ".jsonl", ".parquet")  # of files that are taken for tables
 DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "vertical bar"}
 
 _FOREIGN = {  # first bytes of files that are taken for CSV
@@ -50,7 +53,7 @@ class Table:
       path: the file.
       names: of the C columns, in lower case, without spaces around them.
       rows: N rows of C fields, as they are written.
-      lines: N line numbers in the file, from 1, where each row begins.
+      lines: N line numbers in the file, from 1, where each row begins; of a Parquet file the numbers of the rows.
       decimal_commas: whether a comma in a number is a decimal mark; else it is no number.
       utf8: False if the file holds bytes that are not UTF-8; `labels` takes them for Windows-1252.
     """
@@ -114,20 +117,31 @@ class Table:
         return [field.replace(",", ".") for field in fields] if commas else fields
 
 
-def read(path: str | os.PathLike, *wanted: Sequence[str]) -> Table:
-    """Reads a table with a header line.
+def read(path: str | os.PathLike[str], *wanted: Sequence[str]) -> Table:
+    """Reads a table.
 
     Args:
-      path: a CSV file.
+      path: a file of JSON lines (.jsonl) or a Parquet file (.parquet), else a CSV file.
       wanted: the columns that must be there, each as a choice of names, e.g. `("mos", "dmos")`.
 
+    Returns:
+      The table. Values that are not text become text; `numbers` makes the same numbers of it.
+
     Raises:
-      UserError: the file cannot be read, is no CSV, lacks a column wanted, or a row has too few or too many fields.
+      UserError: the file cannot be read, is no table, lacks a column wanted, or a row has too few or too many fields.
     """
-    return parse(_bytes(path), path, *wanted)
+    path = Path(path)
+    if path.suffix not in (".jsonl", ".parquet"):
+        return parse(_bytes(path), path, *wanted)
+    rows = list(records(path))
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    table = tuple(name.strip().lower() for name in names)
+    _check(path, table, wanted)
+    fields = [["" if (value := row.get(name)) is None else str(value) for name in names] for row in rows]
+    return Table(path, table, fields, list(range(1, len(rows) + 1)))
 
 
-def parse(data: bytes, path: str | os.PathLike, *wanted: Sequence[str]) -> Table:
+def parse(data: bytes, path: str | os.PathLike[str], *wanted: Sequence[str]) -> Table:
     """Like `read`, from the bytes of a file; `path` is what errors call it."""
     content = _Content(data, Path(path), wanted)
     rows, lines = [], []
@@ -137,15 +151,57 @@ def parse(data: bytes, path: str | os.PathLike, *wanted: Sequence[str]) -> Table
     return Table(content.path, content.names, rows, lines, content.delimiter != ",", content.utf8)
 
 
-def records(path: str | os.PathLike, *wanted: Sequence[str]) -> Iterator[dict[str, str]]:
-    """Yields the rows of a table one by one, as fields by column name, both as in `read`.
+def records(path: str | os.PathLike[str], *wanted: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Yields the rows of a table one by one, as values by name: text of a CSV file, what they are of others.
+
+    Args:
+      path: as in `read`.
+      wanted: as in `read`, of a CSV file.
 
     Raises:
       UserError: as `read`; what is wrong with a row when that row comes.
     """
-    content = _Content(_bytes(path), Path(path), wanted)
-    for _, row in content:
-        yield dict(zip(content.names, row))
+    path = Path(path)
+    if path.suffix == ".parquet":
+        yield from _parquet_records(path)
+    elif path.suffix == ".jsonl":
+        yield from _json_records(path)
+    else:
+        content = _Content(_bytes(path), path, wanted)
+        for _, row in content:
+            yield dict(zip(content.names, row))
+
+
+def _json_records(path: Path) -> Iterator[dict[str, Any]]:
+    if not path.exists():
+        raise UserError(f"{path}: cannot be read (no such file)")
+    try:
+        values = storage.read_jsonl(path, whole=True)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read as JSON lines ({getattr(error, 'strerror', None) or error})") from None
+    for number, value in enumerate(values, 1):
+        if not isinstance(value, dict):
+            raise UserError(f"{path}, line {number}: is no object with names")
+        yield value
+
+
+def _parquet_records(path: Path) -> Iterator[dict[str, Any]]:
+    try:
+        yield from pyarrow()[1].read_table(path).to_pylist()
+    except UserError:
+        raise
+    except Exception as error:  # pyarrow has classes of its own
+        raise UserError(f"{path}: cannot be read as a Parquet file ({shown(str(error))})") from None
+
+
+def pyarrow() -> tuple[Any, Any]:
+    """The modules `pyarrow` and `pyarrow.parquet`. Raises UserError where they are not installed."""
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError:
+        raise UserError("Parquet needs one more package: pip install pyarrow (or use .csv or .jsonl)") from None
+    return pyarrow, parquet
 
 
 def to_csv(head: Sequence[str], rows: Iterable[Sequence[object]]) -> bytes:
@@ -205,7 +261,7 @@ def _as_windows(match: re.Match[str]) -> str:
     return match[0].encode("utf-8", "surrogateescape").decode("cp1252", "replace")
 
 
-def _bytes(path: str | os.PathLike) -> bytes:
+def _bytes(path: str | os.PathLike[str]) -> bytes:
     try:
         return Path(path).read_bytes()
     except OSError as error:
@@ -224,12 +280,7 @@ class _Content:
         self._text, self._above = (text[given.end() :], 1) if given else (text, 0)
         names, self.delimiter, self._skip = self._header(given[1] if given else "".join(DELIMITERS), wanted)
         self.names = tuple(names)
-        missing = [choice for choice in wanted if not set(choice) & set(names)]
-        if missing:
-            raise UserError(f"{path}: needs the columns {_columns(wanted)}; it has {_hint(names, missing)}")
-        twice = [name for choice in wanted for name in choice if names.count(name) > 1]
-        if twice:
-            raise UserError(f"{path}: has more than one column {twice[0]}")
+        _check(path, names, wanted)
 
     def __iter__(self) -> Iterator[tuple[int, list[str]]]:
         rows = self._rows(self.delimiter, self._skip)
@@ -293,6 +344,16 @@ def _decode(data: bytes, path: Path) -> tuple[str, bool]:
     if "\0" in text:
         raise UserError(f"{path}: holds NUL bytes; it is not text, or UTF-16 without a byte order mark")
     return text, _SURROGATES.search(text) is None
+
+
+def _check(path: Path, names: Sequence[str], wanted: Sequence[Sequence[str]]) -> None:
+    """Raises UserError if a column that is wanted is not there, or there twice."""
+    missing = [choice for choice in wanted if not set(choice) & set(names)]
+    if missing:
+        raise UserError(f"{path}: needs the columns {_columns(wanted)}; it has {_hint(names, missing)}")
+    twice = [name for choice in wanted for name in choice if names.count(name) > 1]
+    if twice:
+        raise UserError(f"{path}: has more than one column {twice[0]}")
 
 
 def _columns(wanted: Sequence[Sequence[str]]) -> str:

@@ -3,6 +3,7 @@
 import codecs
 import csv
 import io
+import json
 import re
 
 import numpy as np
@@ -163,6 +164,35 @@ def test_bytes_that_are_not_utf8():
     assert table.column("image") == ["caf\udce9.png"]
     assert table.labels("note") == ["flou gaussién"]
     assert parse("image,mos\ncafé.png,1\n").utf8
+
+
+ROWS = [{"path": "a, b.png", "score": 0.1 + 0.2, "error": None}, {"path": "é.png", "score": None, "error": "damaged"}]
+
+
+def write_jsonl(path):
+    path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+
+
+def write_parquet(path):
+    pa = pytest.importorskip("pyarrow")
+    pytest.importorskip("pyarrow.parquet").write_table(pa.Table.from_pylist(ROWS), path)
+
+
+@pytest.mark.parametrize(("extension", "write"), [(".jsonl", write_jsonl), (".parquet", write_parquet)])
+def test_tables_in_other_formats(tmp_path, extension, write):
+    path = tmp_path / f"my{extension}"
+    write(path)
+    table = tabular.read(path, ("path",), ("score",))
+    assert table.column("path") == ["a, b.png", "é.png"]
+    np.testing.assert_array_equal(table.numbers("score"), [0.1 + 0.2, np.nan])
+    assert list(tabular.records(path)) == ROWS
+    with pytest.raises(UserError, match="needs the columns mos; it has path, score, error"):
+        tabular.read(path, ("mos",))
+    path.write_bytes(b'{"path": "a.png", "score"')
+    with pytest.raises(UserError, match="cannot be read as"):
+        tabular.read(path)
+    with pytest.raises(UserError, match="cannot be read"):
+        tabular.read(tmp_path / f"no{extension}")
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,16 @@
 """Writes an evaluation to a folder: results.json, results.md, scores.csv, pictures, and report.html with everything."""
 
-import csv
-import io
+import contextlib
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from qualiclip_jax import html, storage
+from qualiclip_jax import html, storage, tabular
+from qualiclip_jax.errors import UserError
 from qualiclip_jax.evaluation import figures, results, synthetic
 from qualiclip_jax.evaluation.results import Results, SetResult, SyntheticSet
 
@@ -29,6 +30,44 @@ _SYNTHETIC_LEGEND = (
     "within a crop, averaged over the crops; a perfect model has -1. The order of two versions is right if the one at "
     "the milder level has the higher score; 1 is perfect, 0.5 is chance."
 )
+
+
+FILES = ("results.json", "results.md", "scores.csv", "synthetic_scores.csv", "report.html")
+_PICTURES = ("scatter-*.png", "synthetic.png", "synthetic-*.png")
+
+
+@contextlib.contextmanager
+def reserved(folder: Path, inputs: Sequence[str | os.PathLike[str]] = ()) -> Iterator[None]:
+    """Holds a folder for the report of one evaluation; makes it if it is not there.
+
+    Args:
+      folder: where `write` shall write.
+      inputs: files that are read, and must not be overwritten.
+
+    Raises:
+      UserError: the folder cannot be written to, another evaluation holds it, an input would be overwritten, or a file
+        that is not of an earlier evaluation.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out {folder}: cannot write there ({error.strerror or error})") from None
+    with storage.lock(folder / FILES[0]):
+        there = [name for pattern in (*FILES, *_PICTURES) for name in sorted(folder.glob(pattern))]
+        for name in there:
+            if any(os.path.exists(given) and os.path.samefile(given, name) for given in inputs):
+                raise UserError(f"--out {folder}: {name.name} is read and would be overwritten: choose another folder")
+        if there and not _is_ours(folder / FILES[0]):
+            raise UserError(f"--out {folder}: {there[0].name} is not of an evaluation: choose another folder")
+        yield
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a results.json was written by `write`."""
+    try:
+        return {"model", "baseline", "sets", "synthetic"} <= set(json.loads(path.read_bytes()))
+    except (OSError, ValueError, TypeError):
+        return False
 
 
 def write(found: Results, folder: Path) -> list[Path]:
@@ -53,7 +92,7 @@ def write(found: Results, folder: Path) -> list[Path]:
     files |= pictures
     files["report.html"] = page(found, pictures)
     for name, content in files.items():
-        storage.write_bytes(folder / name, content.encode() if isinstance(content, str) else content)
+        storage.write_bytes(folder / name, content.encode("utf-8", "replace") if isinstance(content, str) else content)
     return [folder / name for name in files]
 
 
@@ -95,31 +134,25 @@ def markdown(found: Results) -> str:
     return "\n\n".join(parts + ([found.note] if found.note else [])) + "\n"
 
 
-def scores_csv(sets: Sequence[SetResult]) -> str:
+def scores_csv(sets: Sequence[SetResult]) -> bytes:
     """One line an image: scores, opinion, and residual after the mapping."""
-    lines = [["dataset", "image", "score", "baseline_score", "mos", "residual"]]
+    lines = []
     for entry in sets:
-        before = entry.baseline_scores if entry.baseline_scores is not None else [""] * len(entry.scores)
-        columns = (entry.rated.ids, entry.scores.tolist(), list(before), entry.rated.mos.tolist(), entry.residuals())
+        before = [None] * len(entry.scores) if entry.baseline_scores is None else entry.baseline_scores.tolist()
+        columns = (entry.rated.ids, entry.scores.tolist(), before, entry.rated.mos.tolist(), entry.residuals())
         lines += [[entry.rated.name, *line[:-1], f"{line[-1]:.6g}"] for line in zip(*columns)]
-    return _csv(lines)
+    return tabular.to_csv(("dataset", "image", "score", "baseline_score", "mos", "residual"), lines)
 
 
-def synthetic_csv(sources: Sequence[SyntheticSet]) -> str:
+def synthetic_csv(sources: Sequence[SyntheticSet]) -> bytes:
     """One line a crop, type and level."""
-    lines = [["source", "crop", "type", "level", "score", "baseline_score"]]
+    lines = []
     for entry in sources:
         for crop, type_, level in np.ndindex(entry.result.scores.shape):
-            before = entry.before.scores[crop, type_, level] if entry.before else ""
+            before = entry.before.scores[crop, type_, level] if entry.before else None
             name, score = entry.result.names[crop], entry.result.scores[crop, type_, level]
             lines.append([entry.source, name, entry.result.types[type_], level, score, before])
-    return _csv(lines)
-
-
-def _csv(lines: Sequence[Sequence[Any]]) -> str:
-    buffer = io.StringIO(newline="")
-    csv.writer(buffer, lineterminator="\n").writerows(lines)
-    return buffer.getvalue()
+    return tabular.to_csv(("source", "crop", "type", "level", "score", "baseline_score"), lines)
 
 
 def _pictures(found: Results) -> dict[str, bytes]:

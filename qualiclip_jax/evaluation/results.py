@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from qualiclip_jax.evaluation import protocol
+from qualiclip_jax.evaluation.literature import Published
 from qualiclip_jax.evaluation.protocol import Agreement, Judgement
-from qualiclip_jax.evaluation.published import Published
 from qualiclip_jax.evaluation.significance import Comparison
 from qualiclip_jax.evaluation.synthetic import SyntheticResult
 

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -33,20 +33,20 @@ class Kept:
     A run that is killed leaves at most a last line cut off, which is ignored.
 
     Args:
-      path: the file; it is made with the first value.
+      path: the file; it is made with the first value. None keeps values in memory alone.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path | None):
         self.path = path
-        self._values: dict[str, object] = {}
-        for pair in storage.read_jsonl(path):
+        self._values: dict[str, Any] = {}
+        for pair in storage.read_jsonl(path) if path else ():
             if isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], str):
                 self._values[pair[0]] = pair[1]
 
     def __contains__(self, key: str) -> bool:
         return key in self._values
 
-    def __getitem__(self, key: str):
+    def __getitem__(self, key: str) -> Any:
         return self._values[key]
 
     def put(self, key: str, value: object) -> None:
@@ -58,6 +58,8 @@ class Kept:
         if key in self._values:
             return
         self._values[key] = value
+        if self.path is None:
+            return
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with storage.JsonLines(self.path) as lines:

@@ -8,7 +8,7 @@ from scipy import stats
 
 from qualiclip_jax.degradations.catalog import GROUPS
 from qualiclip_jax.errors import UserError
-from qualiclip_jax.evaluation import protocol, published
+from qualiclip_jax.evaluation import literature, protocol
 
 
 @pytest.fixture(scope="module")
@@ -132,14 +132,14 @@ def test_groups_name_every_known_distortion():
 
 
 def test_published_numbers_stand_only_beside_the_same():
-    found = published.comparable("koniq10k", protocol.OFFICIAL_TEST, 512)
+    found = literature.comparable("koniq10k", protocol.OFFICIAL_TEST, 512)
     assert {entry.metric: entry.srcc for entry in found} == {
         "BRISQUE": 0.2300,
         "NIQE": 0.3769,
         "IL-NIQE": 0.5510,
         "CLIP-IQA": 0.6572,
     }
-    assert published.comparable("koniq10k", protocol.OFFICIAL_TEST, 1024) == []  # the same photos at another size
-    assert published.comparable("koniq10k", protocol.WHOLE, 512) == []
-    assert all(entry.protocol is None for entry in published.UNCHECKED)
-    assert all(entry.source for entry in published.TABLE + published.UNCHECKED)
+    assert literature.comparable("koniq10k", protocol.OFFICIAL_TEST, 1024) == []  # the same photos at another size
+    assert literature.comparable("koniq10k", protocol.WHOLE, 512) == []
+    assert all(entry.protocol is None for entry in literature.UNCHECKED)
+    assert all(entry.source for entry in literature.TABLE + literature.UNCHECKED)

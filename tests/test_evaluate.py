@@ -16,7 +16,7 @@ from flax import nnx
 from PIL import Image
 from scipy import stats
 
-from qualiclip_jax import checkpoint, cli, evaluate, models
+from qualiclip_jax import checkpoint, cli, evaluate, models, score, storage, tabular
 from qualiclip_jax.evaluation import synthetic
 from qualiclip_jax.inference import machine
 from qualiclip_jax.inference.buckets import Costs
@@ -220,6 +220,58 @@ def test_errors_are_one_line(place, tmp_path, capsys, monkeypatch, more, message
     last = capsys.readouterr().err.strip().splitlines()[-1]
     assert last.startswith(("error: ", "qualiclip evaluate: error: "))
     assert message in last
+
+
+def score_table(path, name="image"):
+    path.write_text(f"{name},score\n" + "".join(f"{k:02d}.png,{(7 * k) % 11}\n" for k in range(IMAGES)))
+    return path
+
+
+def test_two_evaluations_into_one_folder_are_refused(place, tmp_path, capsys):
+    scores = score_table(tmp_path / "s.csv")
+    (tmp_path / "out").mkdir()
+    with storage.lock(tmp_path / "out/results.json"):  # as another process holds it
+        assert run(place, tmp_path / "out", "--scores", scores) == cli.FAILED
+    assert "results.json is being written by another process" in capsys.readouterr().err
+    assert run(place, tmp_path / "out", "--scores", scores) == cli.DONE
+    assert run(place, tmp_path / "out", "--scores", scores) == cli.DONE
+    assert not list((tmp_path / "out").glob(".*"))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("scores.csv", None, "scores.csv is read and would be overwritten"),
+        ("report.html", "<p>mine</p>", "report.html is not of an evaluation"),
+        ("scatter-mine.png", "mine", "scatter-mine.png is not of an evaluation"),
+        ("results.json", '{"model": "mine"}', "results.json is not of an evaluation"),
+        ("results.json", "[1", "results.json is not of an evaluation"),
+    ],
+)
+def test_files_of_others_are_not_overwritten(place, tmp_path, capsys, name, content, reason):
+    scores = score_table(tmp_path / ("scores.csv" if content is None else "mine.csv"))
+    if content is not None:
+        (tmp_path / name).write_text(content)
+    before = outputs(tmp_path)
+    assert run(place, tmp_path, "--scores", scores) == cli.FAILED
+    assert reason in capsys.readouterr().err.splitlines()[-1]
+    assert outputs(tmp_path) == before
+
+
+def test_what_score_writes_is_judged(place, tmp_path, capsys):
+    """With a row of a file that could not be scored and that the set does not have; as scores and as a baseline."""
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos/broken.png").write_bytes(b"no image")
+    output = tmp_path / "own.csv"
+    arguments = ["--checkpoint", str(place / "run"), "--output", str(output), str(tmp_path / "photos")]
+    assert cli.run(score.main, [*arguments, str(place / "pictures")]) == cli.IN_PART
+    records = list(tabular.records(output))
+    assert len(records) == IMAGES + 1
+    (tmp_path / "own.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    assert run(place, tmp_path / "out", "--scores", output, "--baseline", tmp_path / "own.jsonl") == cli.DONE
+    printed = capsys.readouterr().out
+    assert re.search(r"own, whole set +24 ", printed)
+    assert "SRCC +0.0000 against the baseline" in printed
 
 
 def test_three_images_are_enough(place, tmp_path, capsys):
