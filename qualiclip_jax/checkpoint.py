@@ -6,9 +6,7 @@ run has a third, `training` (what is needed to go on). Orbax writes to a tempora
 directory with a plain name is whole.
 """
 
-import dataclasses
 import functools
-import hashlib
 import logging
 import shutil
 import sys
@@ -20,41 +18,11 @@ import numpy as np
 
 from qualiclip_jax import models
 from qualiclip_jax.errors import UserError
+from qualiclip_jax.models import Model
 from qualiclip_jax.version import __version__
 
 FORMAT = 1
 INITIAL = "initial"  # the model before training, beside the numbered checkpoints
-
-
-@dataclasses.dataclass(frozen=True)
-class Model:
-    """A model ready to score with.
-
-    Attributes:
-      clip: the CLIP; `clip.encode_image` works, a text encoder is there only if it was kept.
-      prompts: P antonym pairs, positive first.
-      prompt_features: float32 [P, 2, D], unit length.
-      temperature: divides the logits; see `quality.attribute_scores`.
-      provenance: where the weights come from: JSON-able.
-    """
-
-    clip: "models.CLIP"
-    prompts: tuple[tuple[str, str], ...]
-    prompt_features: np.ndarray
-    temperature: float
-    provenance: dict[str, Any]
-
-    @functools.cached_property
-    def fingerprint(self) -> str:
-        """16 hexadecimal digits that change with anything that changes a score."""
-        config, arrays = models.to_pure(self.clip)
-        digest = hashlib.blake2b(digest_size=8)
-        digest.update(repr((sorted(config.items()), self.prompts, float(self.temperature))).encode())
-        leaves = jax.tree_util.tree_leaves_with_path({"clip": arrays, "prompt_features": self.prompt_features})
-        for path, leaf in leaves:
-            digest.update(jax.tree_util.keystr(path).encode())
-            digest.update(np.ascontiguousarray(leaf).tobytes())
-        return digest.hexdigest()
 
 
 def _orbax():
@@ -141,18 +109,15 @@ def load_model(path: str | Path) -> Model:
         raise UserError(f"{directory} is incomplete: model/{missing[0]} is missing: copy or convert it again")
     try:
         arrays = _restore_numpy(directory / "model")
-        prompt_features = np.asarray(arrays["prompt_features"], np.float32)
         clip = models.from_pure(meta["clip"], arrays["clip"])
         prompts = tuple((str(positive), str(negative)) for positive, negative in meta["prompts"])
-        temperature = float(meta["temperature"])
+        temperature, provenance = float(meta["temperature"]), meta.get("provenance", {})
+        return Model(clip, prompts, arrays["prompt_features"], temperature, provenance)
     except UserError as error:
         raise UserError(f"{directory} does not fit its own description: {error}") from None
     except Exception as error:  # Orbax and TensorStore raise many kinds
         first_line = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         raise UserError(f"{directory} is incomplete or damaged ({first_line}): copy or convert it again") from None
-    if prompt_features.shape != (len(prompts), 2, clip.config.embed_dim):
-        raise UserError(f"{directory} is damaged: its prompt features have the shape {prompt_features.shape}")
-    return Model(clip, prompts, prompt_features, temperature, meta.get("provenance", {}))
 
 
 def is_one(path: str | Path) -> bool:

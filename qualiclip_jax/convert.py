@@ -76,7 +76,7 @@ def main(argv: Sequence[str]) -> None:
         raise UserError(f"--temperature must be positive and finite, got {args.temperature}")
 
     from qualiclip_jax import checkpoint, prompts
-    from qualiclip_jax.models import weights
+    from qualiclip_jax.models import Model, weights
 
     pairs = prompts.check_prompts(args.prompts) if args.prompts else prompts.PAIRS
     found = weights.read(args.source)
@@ -90,7 +90,7 @@ def main(argv: Sequence[str]) -> None:
     if not args.text_encoder:
         clip.drop_text_encoder()
     provenance = {"weights": args.source, "sha256": {file.name: _sha256(file) for file in found.files}}
-    model = checkpoint.Model(clip, pairs, features, args.temperature, provenance)
+    model = Model(clip, pairs, features, args.temperature, provenance)
     checkpoint.save_model(args.out, model)
     print(f"{args.out}: {describe(clip)}, {len(pairs)} prompt pairs, fingerprint {model.fingerprint}")
 
@@ -120,14 +120,9 @@ def describe(clip: "CLIP") -> str:
     import jax
     from flax import nnx
 
-    image = clip.config.image
-    if hasattr(image, "patch_size"):
-        words = f"ViT of {image.layers} layers, width {image.width}, patches of {image.patch_size}"
-    else:
-        words = f"ResNet {'-'.join(map(str, image.layers))} of width {image.width}"
     count = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(clip, nnx.Param)))
     text = "with" if clip.text is not None else "without"
-    return f"{words}, {text} text encoder, {count / 1e6:.1f} M parameters"
+    return f"{clip.config.image.describe()}, {text} text encoder, {count / 1e6:.1f} M parameters"
 
 
 def _is_stored_features(key: str) -> bool:

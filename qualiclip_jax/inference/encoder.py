@@ -10,11 +10,9 @@ import numpy as np
 from flax import nnx
 
 from qualiclip_jax import models, quality
-from qualiclip_jax.checkpoint import Model
 from qualiclip_jax.inference import machine, tiles
 from qualiclip_jax.inference.buckets import Batch, Costs, Shape
-from qualiclip_jax.models import winograd
-from qualiclip_jax.models.resnet import Area
+from qualiclip_jax.models.encoder import Area, ImageEncoder
 
 
 class Encoder:
@@ -26,17 +24,11 @@ class Encoder:
       blank: pixels of padding that were computed since a shape was last compiled.
     """
 
-    def __init__(self, model: Model):
+    def __init__(self, model: models.Model):
         clip = models.fold_batch_norm(model.clip)
         self.config = clip.config
         self._prompt_features, self._temperature = model.prompt_features, model.temperature
-        image = clip.image
-        if isinstance(self.config.image, models.ResNetConfig):
-            image = nnx.clone(image)
-            image.pool.split_heads()
-        if machine.prefers_winograd(self.config):
-            image = winograd.use_winograd(image)
-        self._graph, self._state = nnx.split(image)
+        self._graph, self._state = nnx.split(clip.image.for_inference(machine.prefers_winograd(self.config)))
         self.compiled: set[Shape] = set()
         self.blank = 0
 
@@ -58,7 +50,7 @@ class Encoder:
     @property
     def smallest_side(self) -> int:
         """The fewest pixels an image may have in height and in width."""
-        return max(32, getattr(self.config.image, "patch_size", 32))
+        return max(32, self.config.image.stride)
 
     def why_not(self, height: int, width: int) -> str | None:
         """Why an image of this size cannot be scored; None if it can."""
@@ -67,17 +59,15 @@ class Encoder:
             return f"{height} x {width} pixels, the smallest side that can be scored is {self.smallest_side}"
         if config.position == "native" and (height, width) != (image.image_size, image.image_size):
             return f"{height} x {width} pixels, and this model takes only {image.image_size} x {image.image_size}"
-        if isinstance(image, models.ViTConfig):
-            tokens, most = (height // image.patch_size) * (width // image.patch_size), machine.most_tokens(config)
-            if tokens > most:
-                megapixels = most * image.patch_size**2 / 1e6
-                return f"{height} x {width} pixels are more than this model takes here ({megapixels:.0f} million)"
+        if not config.can_tile and height * width > machine.most_pixels(config):
+            megapixels = machine.most_pixels(config) / 1e6
+            return f"{height} x {width} pixels are more than this model takes here ({megapixels:.0f} million)"
         return None
 
     def is_huge(self, height: int, width: int) -> bool:
         """Whether an image must be scored in tiles."""
         pixels = height * width
-        return self._can_tile() and pixels > machine.whole_image_pixels(self.config, pixels)
+        return self.config.can_tile and pixels > machine.whole_image_pixels(self.config, pixels)
 
     def attributes(self, images: jax.Array, sizes: jax.Array | None = None) -> jax.Array:
         """Attribute scores, pure and differentiable; see `_attributes`."""
@@ -115,12 +105,12 @@ class Encoder:
         Returns:
           Attribute scores float32 [1, P].
         """
-        height, width = image.shape[:2]
+        (height, width), config = image.shape[:2], self.config.image
         limit = tile_pixels or machine.whole_image_pixels(self.config, height * width)
-        cut = tiles.layout(height, width, tiles.halo_tokens(self.config.image), limit)
+        cut = tiles.layout(height, width, config.halo or 0, limit)
         most = [max(piece.last - piece.first for piece in pieces) for pieces in (cut.rows, cut.columns)]
         grid = (len(cut.rows) * most[0], len(cut.columns) * most[1])  # a shape that many image sizes share
-        tokens = np.zeros((1, *grid, self.config.image.features), jnp.dtype(self.config.compute_dtype))
+        tokens = np.zeros((1, *grid, config.features), jnp.dtype(self.config.compute_dtype))
         tile = np.zeros((1, cut.height, cut.width, 3), image.dtype)
         for row in cut.rows:
             for column in cut.columns:
@@ -131,10 +121,8 @@ class Encoder:
                 seen = np.asarray(self._compiled_tokens(self._state, tile, size))
                 kept = (_kept(row), _kept(column))
                 tokens[0, row.first : row.last, column.first : column.last] = seen[0, *kept]
-        return np.asarray(self._compiled_pool(self._state, tokens, np.array([[height // 32, width // 32]], np.int32)))
-
-    def _can_tile(self) -> bool:
-        return isinstance(self.config.image, models.ResNetConfig) and self.config.position != "native"
+        size = np.array([[height // tiles.STRIDE, width // tiles.STRIDE]], np.int32)
+        return np.asarray(self._compiled_pool(self._state, tokens, size))
 
     @functools.cached_property
     def _compiled_attributes(self):
@@ -153,10 +141,10 @@ class Encoder:
 
         Where activations are large, a CPU is faster with few images at a time: they stay in its caches.
         """
-        encoder = nnx.merge(self._graph, state)
+        encoder = self._merged(state)
         count, height, width = images.shape[:3]
         most = machine.slice_images(height * width)
-        if sizes is None or count <= most or not self._can_tile():
+        if sizes is None or count <= most or not self.config.can_tile:
             return self._quality(encoder(_normalised(images), sizes))
         each = next(k for k in range(most, 0, -1) if count % k == 0)
 
@@ -166,16 +154,19 @@ class Encoder:
 
         parts = (images.reshape(-1, each, height, width, 3), sizes.reshape(-1, each, 2))
         x, sizes = (y.reshape(count, *y.shape[2:]) for y in jax.lax.map(early, parts))
-        return self._quality(encoder.pool(*encoder.late(x, Area(sizes)), encoder.position))
+        return self._quality(encoder.pool(*encoder.late(x, Area(sizes))))
 
     def _tokens(self, state: Any, tile: jax.Array, size: jax.Array) -> jax.Array:
         """A tile [1, H, W, 3] and its valid size [1, 2] -> what reaches the attention pool, [1, H / 32, W / 32, C]."""
-        return nnx.merge(self._graph, state).tokens(_normalised(tile), size)[0]
+        return self._merged(state).tokens(_normalised(tile), size)[0]
 
     def _pool(self, state: Any, tokens: jax.Array, size: jax.Array) -> jax.Array:
         """Tokens [1, R, K, C], of which size [1, 2] are valid -> attribute scores float32 [1, P]."""
-        encoder = nnx.merge(self._graph, state)
-        return self._quality(encoder.pool(tokens, Area(size), encoder.position))
+        encoder = self._merged(state)
+        return self._quality(encoder.pool(tokens, Area(size)))
+
+    def _merged(self, state: Any) -> ImageEncoder:
+        return nnx.merge(self._graph, state)
 
     def _quality(self, features: jax.Array) -> jax.Array:
         features = features.astype(jnp.float32)

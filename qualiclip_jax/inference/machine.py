@@ -9,13 +9,12 @@ import jax
 import numpy as np
 
 from qualiclip_jax.inference.buckets import Costs
-from qualiclip_jax.models import CLIPConfig, ResNetConfig
-from qualiclip_jax.models.layers import SLICE
+from qualiclip_jax.models import CLIPConfig
+from qualiclip_jax.models.backbones import TABLE
 
 # 1 x 1 convolutions and other matrix products through a library of kernels: 10 to 25 % faster on x86, experimental.
 _FAST_CPU = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT"}
 _CPU_MEMORY = 3e9  # bytes; with what is not counted here, an image of 100 megapixels stays below 4 GiB
-_RN50_WIDTH = 64
 
 
 @functools.cache
@@ -33,13 +32,12 @@ def compiler_options() -> dict[str, str]:
 
 
 def prefers_winograd(config: CLIPConfig) -> bool:
-    """Whether `models.winograd` makes the encoder faster here: a float32 ResNet on a CPU."""
-    on_cpu = jax.default_backend() == "cpu"
-    return on_cpu and isinstance(config.image, ResNetConfig) and config.compute_dtype == "float32"
+    """Whether `models.winograd` is faster here: in float32 on a CPU."""
+    return jax.default_backend() == "cpu" and config.compute_dtype == "float32"
 
 
 def slice_images(pixels: int) -> int:
-    """How many images of so many pixels the early stages of a ResNet take at once."""
+    """How many images of so many pixels the early part of an encoder takes at once."""
     return max(1, 210_000 // pixels) if jax.default_backend() == "cpu" else sys.maxsize
 
 
@@ -49,45 +47,31 @@ def costs(config: CLIPConfig) -> Costs:
     Measured with RN50 on two x86 cores: 1 s a megapixel; 2 s to compile a shape, 0.2 s to load it from the cache, which
     is what counts there, since most shapes come again. On accelerators, pixels are cheap and compilations long.
     """
-    relative = operations_per_pixel(config) / operations_per_pixel(
-        CLIPConfig(1024, ResNetConfig((3, 4, 6, 3), _RN50_WIDTH, 32))
-    )
+    relative = config.image.multiplications / TABLE["RN50"].config.image.multiplications
     if jax.default_backend() == "cpu":
         return Costs(compile=0.2e6 / relative, call=0.025e6 / relative, batch=0.5e6)
     return Costs(compile=5e8 / relative, call=0.3e6 / relative, batch=16e6)
 
 
-def operations_per_pixel(config: CLIPConfig) -> float:
-    """Multiplications per pixel of the image encoder, roughly."""
-    image = config.image
-    if isinstance(image, ResNetConfig):
-        stem = (27 / 2 + 9 / 4 * image.width + 9 / 2 * image.width) * image.width / 4
-        return stem + sum(image.layers) * 17 / 16 * image.width**2  # a block: 17 width^2 multiplications a token
-    return (12 * image.layers * image.width + 3 * image.patch_size**2) * image.width / image.patch_size**2
-
-
 def whole_image_pixels(config: CLIPConfig, pixels: int) -> float:
-    """How many pixels of an image of `pixels` a ResNet may take at once; a larger image is scored in tiles."""
-    width = config.image.width
-    kept = pixels * (3 + 4 * 32 * width / 32**2)  # the image, and its tokens
-    return max((_memory() - kept) / (430 * width / _RN50_WIDTH), 1e6)
+    """How many pixels of an image of `pixels` are encoded at once where tiles are possible; more go in tiles."""
+    kept = pixels * (3 + 4 * config.image.features / config.image.stride**2)  # the image, and its tokens
+    return max((_memory() - kept) / config.image.bytes_per_pixel, 1e6)
 
 
-def most_tokens(config: CLIPConfig) -> int:
-    """How many tokens of an image a ViT may take: one slice of its attention, and what a block computes of each."""
+def most_pixels(config: CLIPConfig) -> float:
+    """How many pixels an image may have where tiles are not possible."""
     memory = _memory()
     if jax.default_backend() == "cpu" and hasattr(os, "sysconf"):
         memory = max(memory, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2)
-    return int(memory / (4 * (3 * SLICE * config.image.heads + 12 * config.image.width)))
+    return memory / config.image.bytes_per_pixel
 
 
 def pixels_at_once(config: CLIPConfig) -> float:
     """The most pixels that batches computed side by side may have together. One alone may have more."""
     if jax.default_backend() != "cpu":
         return float("inf")  # computed one after the other
-    if isinstance(config.image, ResNetConfig):
-        return whole_image_pixels(config, 0)
-    return most_tokens(config) * config.image.patch_size**2
+    return whole_image_pixels(config, 0) if config.can_tile else most_pixels(config)
 
 
 @functools.cache

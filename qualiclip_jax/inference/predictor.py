@@ -1,9 +1,11 @@
 """`QualiCLIP`: from images to quality scores in [0, 1], higher is better."""
 
+import dataclasses
+import functools
 import os
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Self
 
 import jax
 import jax.numpy as jnp
@@ -21,12 +23,13 @@ _TINY_DIRECTORY = Path(__file__).parent / "tiny"
 Images = np.ndarray | jax.Array | Sequence[np.ndarray | jax.Array]
 
 
-class QualiCLIP:
+@dataclasses.dataclass(frozen=True, eq=False)
+class QualiCLIP(models.Model):
     """A trained model, ready to score images of any size (32 pixels a side at least).
 
     The score of an image is its own: it does not depend on what else is scored with it (to 1e-5).
 
-    Args:
+    Attributes:
       clip: the CLIP; only its image encoder is used.
       prompts: P antonym pairs, positive first.
       prompt_features: float32 [P, 2, D], unit length.
@@ -34,21 +37,8 @@ class QualiCLIP:
       provenance: where the weights come from, JSON-able; saved with the model.
     """
 
-    def __init__(
-        self,
-        clip: models.CLIP,
-        prompts: Sequence[tuple[str, str]],
-        prompt_features: np.ndarray,
-        temperature: float = 1.0,
-        provenance: dict[str, Any] | None = None,
-    ):
-        self._model = checkpoint.Model(
-            clip, tuple(map(tuple, prompts)), np.asarray(prompt_features, np.float32), temperature, provenance or {}
-        )
-        self._encoder = Encoder(self._model)
-
     @classmethod
-    def load(cls, path: str | os.PathLike = TINY) -> "QualiCLIP":
+    def load(cls, path: str | os.PathLike = TINY) -> Self:
         """Loads a checkpoint.
 
         Args:
@@ -60,38 +50,16 @@ class QualiCLIP:
         """
         path = _TINY_DIRECTORY if str(path) == TINY and not Path(TINY).is_dir() else path
         compilation.keep_compilations()
-        model = checkpoint.load_model(path)
-        return cls(model.clip, model.prompts, model.prompt_features, model.temperature, model.provenance)
+        return cls.of(checkpoint.load_model(path))
 
-    @property
-    def clip(self) -> models.CLIP:
-        """The CLIP it was made with."""
-        return self._model.clip
+    @classmethod
+    def of(cls, model: models.Model) -> Self:
+        """The same model, ready to score."""
+        return cls(**{field.name: getattr(model, field.name) for field in dataclasses.fields(model)})
 
-    @property
-    def prompt_features(self) -> np.ndarray:
-        """float32 [P, 2, D], unit length, positive first."""
-        return self._model.prompt_features
-
-    @property
-    def prompts(self) -> tuple[tuple[str, str], ...]:
-        """The antonym pairs, positive first."""
-        return self._model.prompts
-
-    @property
-    def temperature(self) -> float:
-        """Divides the logits."""
-        return self._model.temperature
-
-    @property
-    def provenance(self) -> dict[str, Any]:
-        """Where the weights come from."""
-        return self._model.provenance
-
-    @property
-    def fingerprint(self) -> str:
-        """16 hexadecimal digits that change with anything that changes a score."""
-        return self._model.fingerprint
+    @functools.cached_property
+    def _encoder(self) -> Encoder:
+        return Encoder(self)
 
     @property
     def smallest_side(self) -> int:
@@ -212,7 +180,7 @@ class QualiCLIP:
         Raises:
           UserError: if `path` exists, or cannot be written.
         """
-        checkpoint.save_model(path, self._model)
+        checkpoint.save_model(path, self)
 
 
 def _as_list(images: Images) -> list[np.ndarray]:

@@ -1,16 +1,14 @@
-"""Huge images in bounded memory: the convolutions of a ResNet run tile by tile, its attention pool over all tokens.
+"""Huge images in bounded memory: the convolutions of an encoder run tile by tile, its pool over all tokens.
 
 A token (what one 32 x 32 square becomes) sees only so far. Tiles begin at multiples of 32 and overlap by that reach,
 the halo; of each tile only those tokens are kept that saw nothing beyond its cut edges. So the tokens, and the score,
-are those of the whole image, up to rounding. Pure Python; knows no arrays.
+are those of the whole image, up to rounding. Pure Python; knows no arrays and no models.
 """
 
 import dataclasses
 import itertools
 
-from qualiclip_jax.models import ResNetConfig
-
-STRIDE = 32  # pixels a token, in all of CLIP's ResNets
+STRIDE = 32  # pixels a token, in every encoder that takes tiles
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,27 +44,12 @@ class Layout:
     columns: tuple[Piece, ...]
 
 
-def halo_tokens(config: ResNetConfig) -> int:
-    """How many tokens beside a cut edge are not those of the whole image.
-
-    Counts wrong values from the edge inwards: a 3 x 3 convolution adds one, halving the resolution halves them.
-    """
-    wrong = 1  # the stem's first convolution, which halves
-    wrong = -(-(wrong + 2) // 2)  # two more, and a pool
-    for stage, blocks in enumerate(config.layers):
-        for block in range(blocks):
-            wrong += 1
-            if stage > 0 and block == 0:
-                wrong = -(-wrong // 2)
-    return wrong
-
-
 def layout(height: int, width: int, halo: int, tile_pixels: float) -> Layout:
     """The cut of an image that computes the fewest pixels twice.
 
     Args:
       height, width: of the image.
-      halo: `halo_tokens`.
+      halo: tokens beside a cut edge that are not kept.
       tile_pixels: the most pixels a tile may have; exceeded where even the smallest sensible tile has more.
     """
     choices = []

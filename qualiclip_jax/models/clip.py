@@ -2,14 +2,14 @@
 
 import dataclasses
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from qualiclip_jax.errors import UserError
-from qualiclip_jax.models.config import CLIPConfig, ResNetConfig
+from qualiclip_jax.models.config import CLIPConfig, ImageConfig, ResNetConfig, ViTConfig
+from qualiclip_jax.models.encoder import ImageEncoder
 from qualiclip_jax.models.layers import BatchNorm
 from qualiclip_jax.models.resnet import ResNet
 from qualiclip_jax.models.text import TextEncoder
@@ -17,6 +17,9 @@ from qualiclip_jax.models.vit import ViT
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
+
+# Which encoder an image config describes; `config.IMAGE_KINDS` lists the configs.
+ENCODERS: dict[type[ImageConfig], type[ImageEncoder]] = {ResNetConfig: ResNet, ViTConfig: ViT}
 
 
 def normalise(images: jax.Array) -> jax.Array:
@@ -33,15 +36,14 @@ class CLIP(nnx.Module):
 
     Attributes:
       config: the `CLIPConfig` it was built from.
-      image: `ResNet` or `ViT`.
+      image: the image encoder, one of `ENCODERS`.
       text: `TextEncoder` or None.
       logit_scale: nnx.Param, a scalar, the logarithm of the scale of the logits.
     """
 
     def __init__(self, config: CLIPConfig, *, rngs: nnx.Rngs):
         self.config = config
-        encoder = ResNet if isinstance(config.image, ResNetConfig) else ViT
-        self.image = encoder(config, rngs)
+        self.image = ENCODERS[type(config.image)](config, rngs)
         self.text = None if config.text is None else TextEncoder(config, rngs)
         self.logit_scale = nnx.Param(jnp.array(math.log(1 / 0.07), jnp.float32))
 
@@ -62,7 +64,7 @@ class CLIP(nnx.Module):
         """
         if jnp.ndim(images) != 4 or images.shape[-1] != 3:
             raise UserError(f"images of shape {jnp.shape(images)}, expected [N, height, width, 3]")
-        least = self.config.image.patch_size if isinstance(self.image, ViT) else 32
+        least = self.config.image.stride
         if min(images.shape[1:3]) < least:
             raise UserError(
                 f"images must be at least {least} x {least} pixels, got {images.shape[1]} x {images.shape[2]}"
@@ -107,52 +109,3 @@ class CLIP(nnx.Module):
         for _, module in nnx.iter_modules(self):
             if isinstance(module, BatchNorm):
                 module.training, module.axis_name = training, axis_name
-
-
-def to_pure(clip: CLIP) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The config as a dict of JSON types, and the parameters as nested dicts of arrays with string keys."""
-
-    def strings(tree):
-        return {str(key): strings(value) for key, value in tree.items()} if isinstance(tree, dict) else tree
-
-    return clip.config.to_dict(), strings(nnx.to_pure_dict(nnx.state(clip)))
-
-
-def from_pure(config: CLIPConfig | dict[str, Any], arrays: dict[str, Any]) -> CLIP:
-    """The CLIP of a config and parameters; the inverse of `to_pure`.
-
-    Args:
-      config: a `CLIPConfig`, or what its `to_dict` gives.
-      arrays: nested dicts of float arrays (NumPy, JAX, or abstract `jax.ShapeDtypeStruct`).
-
-    Raises:
-      UserError: naming every entry that is missing, not used or of another shape.
-    """
-    config = config if isinstance(config, CLIPConfig) else CLIPConfig.from_dict(config)
-    graph, state = nnx.split(nnx.eval_shape(lambda: CLIP(config, rngs=nnx.Rngs(0))))
-    wanted = {"/".join(map(str, path)): (path, leaf) for path, leaf in nnx.to_flat_state(state)}
-    given = {"/".join(map(str, path)): leaf for path, leaf in nnx.traversals.flatten_mapping(arrays).items()}
-    complain("model", {name: leaf.shape for name, (_, leaf) in wanted.items()}, {n: v.shape for n, v in given.items()})
-    filled = [(path, leaf.replace(_float32(given[name]))) for name, (path, leaf) in wanted.items()]
-    return nnx.merge(graph, nnx.from_flat_state(filled))
-
-
-def _float32(array: Any) -> Any:
-    abstract = isinstance(array, jax.ShapeDtypeStruct)
-    return jax.ShapeDtypeStruct(array.shape, jnp.float32) if abstract else jnp.asarray(array, jnp.float32)
-
-
-def complain(what: str, wanted: dict[str, tuple[int, ...]], given: dict[str, tuple[int, ...]]) -> None:
-    """Raises a UserError that names every missing, unused and misshapen tensor, if there is one."""
-    faults = {
-        "missing": sorted(wanted.keys() - given.keys()),
-        "not used": sorted(given.keys() - wanted.keys()),
-        "of another shape": [
-            f"{name} {tuple(given[name])} instead of {tuple(wanted[name])}"
-            for name in sorted(wanted.keys() & given.keys())
-            if tuple(wanted[name]) != tuple(given[name])
-        ],
-    }
-    listed = "; ".join(f"{fault}: {', '.join(names)}" for fault, names in faults.items() if names)
-    if listed:
-        raise UserError(f"{what}: the tensors do not fit the architecture. {listed}")

@@ -1,17 +1,89 @@
 """What a CLIP is made of: frozen dataclasses that go to JSON and back, so that a checkpoint describes itself."""
 
 import dataclasses
-from typing import Any
+import math
+from typing import Any, ClassVar, Self, TypeVar
 
 from qualiclip_jax.errors import UserError
 
 POSITIONS = ("none", "native", "interpolate")
 ACTIVATIONS = ("quick_gelu", "gelu")
 COMPUTE_DTYPES = ("float32", "bfloat16")
+ATTENTION_SLICE = 256  # queries that attend at once where tokens are many, see `layers.attention`
+
+# The most that a field may be. All published models are far below; more is a damaged or malicious file.
+MOST = {
+    "embed_dim": 1 << 16,
+    "layers": 256,
+    "width": 1 << 16,
+    "heads": 1 << 12,
+    "patch_size": 1 << 10,
+    "image_size": 1 << 14,
+    "mlp_width": 1 << 18,
+    "vocab_size": 1 << 24,
+    "context_length": 1 << 16,
+    "end_token": 1 << 24,
+}
+LEAST = {"end_token": 0}  # of a field, where it is not 1
 
 
 @dataclasses.dataclass(frozen=True)
-class ResNetConfig:
+class ImageConfig:
+    """What the config of every image encoder tells.
+
+    Attributes:
+      kind: its name in a checkpoint.
+      positions: the positional embeddings that it may have (see `CLIPConfig`), the default first.
+    """
+
+    kind: ClassVar[str]
+    positions: ClassVar[tuple[str, ...]]
+
+    def __post_init__(self) -> None:
+        _check_fields(self)
+
+    @property
+    def image_size(self) -> int:
+        """Side in pixels of the images it was trained on."""
+        raise NotImplementedError
+
+    @property
+    def stride(self) -> int:
+        """Side in pixels of what becomes one token; also the smallest image side."""
+        raise NotImplementedError
+
+    @property
+    def features(self) -> int:
+        """Channels of a token."""
+        raise NotImplementedError
+
+    @property
+    def halo(self) -> int | None:
+        """How many tokens beside a cut edge differ from those of the whole image; None if all may."""
+        return None
+
+    @property
+    def batch_norm(self) -> bool:
+        """Whether there is BatchNorm that `models.fold_batch_norm` can fold."""
+        return False
+
+    @property
+    def multiplications(self) -> float:
+        """Multiplications per pixel, roughly."""
+        raise NotImplementedError
+
+    @property
+    def bytes_per_pixel(self) -> float:
+        """Memory for activations per pixel, at the peak."""
+        raise NotImplementedError
+
+    def describe(self) -> str:
+        """The architecture in a few words."""
+        raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True)
+class ResNetConfig(ImageConfig):
     """CLIP's modified ResNet.
 
     Attributes:
@@ -20,7 +92,13 @@ class ResNetConfig:
       heads: heads of the attention pool; must divide `32 * width`.
       image_size: side in pixels of the images it was trained on; sets the grid of the positional embedding, side / 32.
       batch_norm: False after `models.fold_batch_norm`: the convolutions carry biases and there is no BatchNorm.
+
+    Raises:
+      UserError: a field is of another type or out of range, or heads do not divide the channels.
     """
+
+    kind: ClassVar[str] = "resnet"
+    positions: ClassVar[tuple[str, ...]] = POSITIONS
 
     layers: tuple[int, int, int, int]
     width: int
@@ -28,12 +106,19 @@ class ResNetConfig:
     image_size: int = 224
     batch_norm: bool = True
 
-    def __post_init__(self):
-        object.__setattr__(self, "layers", tuple(self.layers))
-        if len(self.layers) != 4 or min(self.layers) < 1:
+    def __post_init__(self) -> None:
+        if not isinstance(self.layers, (list, tuple)) or len(self.layers) != 4:
             raise UserError(f"ResNetConfig: layers are the blocks of four stages, at least one each, got {self.layers}")
-        if self.width < 2 or self.width % 2:
-            raise UserError(f"ResNetConfig: width must be even and positive, got {self.width}")
+        object.__setattr__(self, "layers", tuple(self.layers))
+        super().__post_init__()
+        if self.width % 2:
+            raise UserError(f"ResNetConfig: width must be even, got {self.width}")
+        _check_heads(self, self.features, self.heads)
+
+    @property
+    def stride(self) -> int:
+        """32 pixels a token."""
+        return 32
 
     @property
     def features(self) -> int:
@@ -45,9 +130,39 @@ class ResNetConfig:
         """Side of the positional embedding's grid."""
         return self.image_size // 32
 
+    @property
+    def halo(self) -> int:
+        """How many tokens beside a cut edge differ from those of the whole image.
+
+        Counts wrong values from the edge inwards: a 3 x 3 convolution adds one, halving the resolution halves them.
+        """
+        wrong = 1  # the stem's first convolution, which halves
+        wrong = -(-(wrong + 2) // 2)  # two more, and a pool
+        for stage, blocks in enumerate(self.layers):
+            for block in range(blocks):
+                wrong += 1
+                if stage > 0 and block == 0:
+                    wrong = -(-wrong // 2)
+        return wrong
+
+    @property
+    def multiplications(self) -> float:
+        """Multiplications per pixel, roughly; a block has 17 width^2 a token of its stage."""
+        stem = (27 / 2 + 9 / 4 * self.width + 9 / 2 * self.width) * self.width / 4
+        return stem + sum(self.layers) * 17 / 16 * self.width**2
+
+    @property
+    def bytes_per_pixel(self) -> float:
+        """Memory for activations per pixel, at the peak; measured with RN50."""
+        return 430 * self.width / 64
+
+    def describe(self) -> str:
+        """E.g. "ResNet 3-4-6-3 of width 64"."""
+        return f"ResNet {'-'.join(map(str, self.layers))} of width {self.width}"
+
 
 @dataclasses.dataclass(frozen=True)
-class ViTConfig:
+class ViTConfig(ImageConfig):
     """CLIP's vision transformer.
 
     Attributes:
@@ -59,7 +174,13 @@ class ViTConfig:
       mlp_width: hidden units of the blocks' perceptrons; `4 * width` if None.
       activation: "quick_gelu" (OpenAI) or "gelu" (the exact one; open_clip's own models).
       layer_norm_eps: added to the variance in LayerNorm.
+
+    Raises:
+      UserError: as `ResNetConfig`.
     """
+
+    kind: ClassVar[str] = "vit"
+    positions: ClassVar[tuple[str, ...]] = ("interpolate", "none", "native")
 
     layers: int
     width: int
@@ -70,10 +191,38 @@ class ViTConfig:
     activation: str = "quick_gelu"
     layer_norm_eps: float = 1e-5
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_heads(self, self.width, self.heads)
+
+    @property
+    def stride(self) -> int:
+        """The patch."""
+        return self.patch_size
+
+    @property
+    def features(self) -> int:
+        """Channels of a token."""
+        return self.width
+
     @property
     def grid(self) -> int:
         """Side of the positional embedding's grid."""
         return self.image_size // self.patch_size
+
+    @property
+    def multiplications(self) -> float:
+        """Multiplications per pixel, roughly: without the attention's own."""
+        return (12 * self.layers * self.width + 3 * self.patch_size**2) * self.width / self.patch_size**2
+
+    @property
+    def bytes_per_pixel(self) -> float:
+        """Memory for activations per pixel: one slice of the attention, and what a block computes of each token."""
+        return 4 * (3 * ATTENTION_SLICE * self.heads + 12 * self.width) / self.patch_size**2
+
+    def describe(self) -> str:
+        """E.g. "ViT of 12 layers, width 768, patches of 16"."""
+        return f"ViT of {self.layers} layers, width {self.width}, patches of {self.patch_size}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +237,9 @@ class TextConfig:
       context_length: the most tokens a text may have, start and end included.
       end_token: the feature is read where this id first occurs; None reads it at the largest id, as OpenAI's code does.
       mlp_width, activation, layer_norm_eps: as in `ViTConfig`.
+
+    Raises:
+      UserError: as `ResNetConfig`.
     """
 
     layers: int
@@ -99,6 +251,29 @@ class TextConfig:
     mlp_width: int | None = None
     activation: str = "quick_gelu"
     layer_norm_eps: float = 1e-5
+
+    def __post_init__(self) -> None:
+        _check_fields(self)
+        _check_heads(self, self.width, self.heads)
+
+
+TransformerConfig = ViTConfig | TextConfig
+IMAGE_KINDS: dict[str, type[ImageConfig]] = {config.kind: config for config in (ResNetConfig, ViTConfig)}
+
+
+def image_config(fields: dict[str, Any]) -> ImageConfig:
+    """The config of an image encoder from its fields.
+
+    Args:
+      fields: of one of the classes in `IMAGE_KINDS`, and "kind". Without a kind, "patch_size" makes it a ViT, else it
+        is a ResNet.
+
+    Raises:
+      UserError: the kind or a field is not known, missing, of another type or out of range.
+    """
+    kind = fields.get("kind", "vit" if "patch_size" in fields else "resnet")
+    _one_of("image.kind", kind, tuple(IMAGE_KINDS))
+    return _built(IMAGE_KINDS[kind], {name: value for name, value in fields.items() if name != "kind"})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,59 +292,85 @@ class CLIPConfig:
       remat: recompute each block in the backward pass: less memory, about a third more time.
 
     Raises:
-      UserError: position, compute_dtype or an activation is not known, heads do not divide the channels, or there are
-        none of either.
+      UserError: a field is of another type, out of range or not known.
     """
 
     embed_dim: int
-    image: ResNetConfig | ViTConfig
+    image: ImageConfig
     text: TextConfig | None = None
     position: str | None = None
     compute_dtype: str = "float32"
     remat: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.position is None:
-            default = "none" if isinstance(self.image, ResNetConfig) else "interpolate"
-            object.__setattr__(self, "position", default)
-        if self.embed_dim < 1:
-            raise UserError(f"embed_dim must be positive, got {self.embed_dim}")
-        _one_of("position", self.position, POSITIONS)
+            object.__setattr__(self, "position", self.image.positions[0])
+        _check_fields(self)
+        _one_of("position", self.position, tuple(name for name in POSITIONS if name in self.image.positions))
         _one_of("compute_dtype", self.compute_dtype, COMPUTE_DTYPES)
-        for part in (self.image, self.text):
-            if part is None:
-                continue
-            if not isinstance(part, ResNetConfig):
-                _one_of("activation", part.activation, ACTIVATIONS)
-            width = part.features if isinstance(part, ResNetConfig) else part.width
-            if width < 1 or part.heads < 1 or width % part.heads:
-                raise UserError(f"{type(part).__name__}: {part.heads} heads do not divide {width} channels")
+
+    @property
+    def can_tile(self) -> bool:
+        """Whether a large image may be encoded tile by tile."""
+        return self.image.halo is not None and self.position != "native"
 
     def to_dict(self) -> dict[str, Any]:
         """A dict of JSON types; `from_dict` is its inverse."""
         fields = dataclasses.asdict(self)
-        fields["image"] = {"kind": "resnet" if isinstance(self.image, ResNetConfig) else "vit", **fields["image"]}
-        if isinstance(self.image, ResNetConfig):
-            fields["image"]["layers"] = list(self.image.layers)
-        return fields
+        image = {name: list(value) if isinstance(value, tuple) else value for name, value in fields["image"].items()}
+        return fields | {"image": {"kind": self.image.kind, **image}}
 
     @classmethod
-    def from_dict(cls, fields: dict[str, Any]) -> "CLIPConfig":
+    def from_dict(cls, fields: dict[str, Any]) -> Self:
         """Reads what `to_dict` wrote.
 
         Raises:
-          UserError: on values that are not known.
-          TypeError, KeyError: on fields that are not known or missing.
+          UserError: on fields that are not known, missing, of another type or out of range.
         """
-        fields = dict(fields)
-        image = dict(fields.pop("image"))
-        kind = image.pop("kind")
-        _one_of("image.kind", kind, ("resnet", "vit"))
-        image = ResNetConfig(**image) if kind == "resnet" else ViTConfig(**image)
-        text = fields.pop("text", None)
-        return cls(image=image, text=None if text is None else TextConfig(**text), **fields)
+        image, text = fields.get("image"), fields.get("text")
+        if not isinstance(image, dict) or not isinstance(text, dict | None):
+            raise UserError(f"{cls.__name__}: image and text are groups of fields, got {image!r:.60} and {text!r:.60}")
+        parts = {"image": image_config(image), "text": None if text is None else _built(TextConfig, text)}
+        return _built(cls, fields | parts)
+
+
+_Config = TypeVar("_Config", bound="ImageConfig | TextConfig | CLIPConfig")
+
+
+def _built(config: type[_Config], fields: dict[str, Any]) -> _Config:
+    known = {field.name: field for field in dataclasses.fields(config)}
+    required = {name for name, field in known.items() if field.default is dataclasses.MISSING}
+    for fault, names in (("does not know", fields.keys() - known.keys()), ("lacks", required - fields.keys())):
+        if names:
+            raise UserError(f"{config.__name__} {fault} {', '.join(sorted(map(str, names)))[:200]}")
+    return config(**fields)
+
+
+def _check_fields(config: Any) -> None:
+    """Raises a UserError where a field of a config is of another type or out of range."""
+    name = type(config).__name__
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if field.name in MOST and not (value is None and field.default is None):
+            least, most = LEAST.get(field.name, 1), MOST[field.name]
+            values = value if isinstance(value, tuple) else (value,)
+            if not all(type(v) is int and least <= v <= most for v in values):
+                raise UserError(f"{name}: {field.name} must be an integer from {least} to {most}, got {value!r:.60}")
+        elif field.type is bool and type(value) is not bool:
+            raise UserError(f"{name}: {field.name} must be true or false, got {value!r:.60}")
+        elif field.name == "activation":
+            _one_of("activation", value, ACTIVATIONS)
+        elif field.name == "layer_norm_eps" and not (
+            type(value) in (int, float) and math.isfinite(value) and 0 <= value < 1
+        ):
+            raise UserError(f"{name}: layer_norm_eps must be a small number, got {value!r:.60}")
+
+
+def _check_heads(config: Any, width: int, heads: int) -> None:
+    if width % heads:
+        raise UserError(f"{type(config).__name__}: {heads} heads do not divide {width} channels")
 
 
 def _one_of(name: str, value: Any, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
-        raise UserError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
+        raise UserError(f"{name} must be one of {', '.join(allowed)}, got {value!r:.60}")

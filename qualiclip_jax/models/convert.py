@@ -9,15 +9,14 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
 from qualiclip_jax.errors import UserError
-from qualiclip_jax.models.clip import CLIP, complain, from_pure, to_pure
-from qualiclip_jax.models.config import CLIPConfig, ResNetConfig
+from qualiclip_jax.models.clip import CLIP
+from qualiclip_jax.models.config import CLIPConfig, ResNetConfig, ViTConfig
 from qualiclip_jax.models.infer import infer_config
+from qualiclip_jax.models.tree import Skeleton, check_shapes, to_pure
 
 # How an array is laid out: kind -> (theirs to ours, ours to theirs). Our layouts: linear [in, out], convolution
 # [h, w, in, out].
@@ -68,7 +67,7 @@ def names(config: CLIPConfig) -> dict[str, tuple[str, str]]:
         table["image/pool/position"] = ("visual.attnpool.positional_embedding", "same")
         for ours, theirs in (("q", "q_proj"), ("k", "k_proj"), ("v", "v_proj"), ("out", "c_proj")):
             linear(f"image/pool/{ours}", f"visual.attnpool.{theirs}")
-    else:
+    elif isinstance(config.image, ViTConfig):
         table["image/class_token"] = ("visual.class_embedding", "same")
         table["image/positions"] = ("visual.positional_embedding", "same")
         table["image/patches/kernel"] = ("visual.conv1.weight", "conv")
@@ -76,6 +75,8 @@ def names(config: CLIPConfig) -> dict[str, tuple[str, str]]:
         transformer("image", "visual.")
         norm("image/ln_post", "visual.ln_post")
         table["image/projection/kernel"] = ("visual.proj", "same")
+    else:
+        raise ValueError(f"an image encoder of kind {config.image.kind!r} has no OpenAI names")
     if config.text is not None:
         table["text/tokens"] = ("token_embedding.weight", "same")
         table["text/positions"] = ("positional_embedding", "same")
@@ -126,34 +127,29 @@ def from_state_dict(
     if has_text and not text:
         tensors = {key: value for key, value in tensors.items() if key.startswith("visual.") or key == "logit_scale"}
 
-    abstract = nnx.state(nnx.eval_shape(lambda: CLIP(config, rngs=nnx.Rngs(0))))
-    shapes = {"/".join(map(str, path)): leaf.shape for path, leaf in nnx.to_flat_state(abstract)}
-    table = names(config)
-    wanted = {theirs: shape for path, shape in shapes.items() for theirs, shape in _unstack(table[path], shape)}
-    complain(name, wanted, {key: np.shape(value) for key, value in tensors.items()})
+    skeleton, table = Skeleton(config), names(config)
+    wanted = {key: shape for path, ours in skeleton.shapes.items() for key, shape in _theirs(table[path], ours)}
+    check_shapes(name, wanted, {key: np.shape(value) for key, value in tensors.items()})
     damaged = sorted(key for key, value in tensors.items() if not np.isfinite(_array(value)).all())
     if damaged:
         raise UserError(f"{name}: tensors with values that are not finite (damaged?): {', '.join(damaged)}")
 
-    arrays: dict[str, Any] = {}
-    for path, shape in shapes.items():
-        theirs, kind = table[path]
-        to_ours = KINDS[kind][0]
-        if "{}" in theirs:
-            blocks = [to_ours(_array(tensors[theirs.format(i)])) for i in range(shape[0])]
-            _insert(arrays, path, jnp.asarray(np.stack(blocks)))
-        else:
-            _insert(arrays, path, jnp.asarray(to_ours(_array(tensors[theirs]))))
-    return from_pure(config, arrays)
+    arrays = {}
+    for path, shape in skeleton.shapes.items():
+        keys, to_ours = [key for key, _ in _theirs(table[path], shape)], KINDS[table[path][1]][0]
+        blocks = [to_ours(_array(tensors[key])) for key in keys]
+        arrays[path] = np.stack(blocks) if "{}" in table[path][0] else blocks[0]
+    return skeleton.filled(arrays)
 
 
 def to_openai_state_dict(clip: CLIP) -> dict[str, np.ndarray]:
     """The parameters under OpenAI's names, as float32 NumPy arrays; the inverse of `from_state_dict`, bit for bit.
 
     Raises:
-      ValueError: BatchNorm was folded, so the original tensors are gone.
+      ValueError: BatchNorm was folded, so the original tensors are gone; or OpenAI has no such image encoder.
     """
-    if isinstance(clip.config.image, ResNetConfig) and not clip.config.image.batch_norm:
+    image = clip.config.image
+    if isinstance(image, ResNetConfig) and not image.batch_norm:
         raise ValueError("a CLIP with folded BatchNorm has no OpenAI names")
     arrays = nnx.traversals.flatten_mapping(to_pure(clip)[1], sep="/")
     result = {}
@@ -166,24 +162,16 @@ def to_openai_state_dict(clip: CLIP) -> dict[str, np.ndarray]:
     return result
 
 
-def _unstack(entry: tuple[str, str], shape: tuple[int, ...]) -> list[tuple[str, tuple[int, ...]]]:
-    """Our shape as theirs: one (name, shape), or one for each block."""
-    theirs, kind = entry
-    stacked = "{}" in theirs
-    inner = np.broadcast_to(np.float32(0), shape[1:] if stacked else shape)
-    inner = KINDS[kind][1](inner).shape
-    return [(theirs.format(i), inner) for i in range(shape[0])] if stacked else [(theirs, inner)]
+def _theirs(entry: tuple[str, str], shape: tuple[int, ...]) -> list[tuple[str, tuple[int, ...]]]:
+    """The tensors, (name, shape), that make one parameter of ours: one, or one for each block where it is stacked."""
+    name, kind = entry
+    stacked = "{}" in name
+    theirs = KINDS[kind][1](np.broadcast_to(np.float32(0), shape[1:] if stacked else shape)).shape
+    return [(name.format(i), theirs) for i in range(shape[0])] if stacked else [(name, theirs)]
 
 
 def _array(value: Any) -> np.ndarray:
     return np.asarray(value).astype(np.float32, copy=False)
-
-
-def _insert(tree: dict[str, Any], path: str, value: jax.Array) -> None:
-    *parents, last = path.split("/")
-    for parent in parents:
-        tree = tree.setdefault(parent, {})
-    tree[last] = value
 
 
 # Hugging Face transformers' names, without the block's number, to OpenAI's.

@@ -6,9 +6,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from qualiclip_jax.models.clip import CLIP, from_pure, to_pure
-from qualiclip_jax.models.config import ResNetConfig
+from qualiclip_jax.models.clip import CLIP
 from qualiclip_jax.models.layers import BatchNorm
+from qualiclip_jax.models.tree import from_pure, to_pure
 
 
 def fold_batch_norm(clip: CLIP) -> CLIP:
@@ -22,7 +22,7 @@ def fold_batch_norm(clip: CLIP) -> CLIP:
       clip: any CLIP; it is left as it is. One without BatchNorm is returned itself.
     """
     image = clip.config.image
-    if not isinstance(image, ResNetConfig) or not image.batch_norm:
+    if not image.batch_norm:
         return clip
     arrays = jax.device_get(to_pure(clip)[1])  # NumPy has nothing to compile
     config = dataclasses.replace(clip.config, image=dataclasses.replace(image, batch_norm=False))

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from qualiclip_jax.models.config import ATTENTION_SLICE, TransformerConfig
+
 ACTIVATIONS = {
     "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
     "gelu": lambda x: jax.nn.gelu(x, approximate=False),
@@ -88,14 +90,14 @@ class BatchNorm(nnx.Module):
         return mean, var
 
 
-MANY_TOKENS, SLICE = 2048, 256  # above the first, the queries of an attention go in slices of the second
+MANY_TOKENS = 2048  # above, the queries of an attention go in slices
 
 
 def attention(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array | None) -> jax.Array:
     """Scaled dot-product attention; the softmax is computed in float32.
 
     On a recent NVIDIA GPU, in bfloat16 and without a mask, cuDNN's fused kernel does it. Elsewhere many tokens attend
-    in slices of `SLICE`. Either way memory grows with T, not with T squared.
+    in slices of `ATTENTION_SLICE`. Either way memory grows with T, not with T squared.
 
     Args:
       q, k, v: float [N, T, heads, d].
@@ -116,10 +118,10 @@ def attention(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array | None) 
         return _fused_attention(q, k, v)
     if t <= MANY_TOKENS or (mask is not None and mask.shape[-2] > 1):
         return attend(q)
-    slices = -(-t // SLICE)
-    q = jnp.pad(q, ((0, 0), (0, slices * SLICE - t), (0, 0), (0, 0)))
-    attended = jax.lax.map(attend, jnp.moveaxis(q.reshape(n, slices, SLICE, *head), 1, 0))
-    return jnp.moveaxis(attended, 0, 1).reshape(n, slices * SLICE, *head)[:, :t]
+    slices = -(-t // ATTENTION_SLICE)
+    q = jnp.pad(q, ((0, 0), (0, slices * ATTENTION_SLICE - t), (0, 0), (0, 0)))
+    attended = jax.lax.map(attend, jnp.moveaxis(q.reshape(n, slices, ATTENTION_SLICE, *head), 1, 0))
+    return jnp.moveaxis(attended, 0, 1).reshape(n, slices * ATTENTION_SLICE, *head)[:, :t]
 
 
 def _fuses_attention(head_width: int) -> bool:
@@ -142,13 +144,14 @@ def _fused_attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
 class Block(nnx.Module):
     """A pre-norm transformer block: x + attention(norm(x)), then x + perceptron(norm(x))."""
 
-    def __init__(self, width, heads, mlp_width, activation, eps, depth, dtype, rngs):
-        def linear(into, out, std):
+    def __init__(self, config: TransformerConfig, dtype: jnp.dtype, rngs: nnx.Rngs):
+        def linear(into: int, out: int, std: float) -> nnx.Linear:
             return nnx.Linear(into, out, kernel_init=normal(std), dtype=dtype, rngs=rngs)
 
         # Standard deviations: `initialize_parameters` of OpenAI's CLIP.
-        narrow = width**-0.5 * (2 * depth) ** -0.5
-        self.heads, self.activation, self.dtype = heads, activation, dtype
+        width, eps = config.width, config.layer_norm_eps
+        mlp_width, narrow = config.mlp_width or 4 * width, width**-0.5 * (2 * config.layers) ** -0.5
+        self.heads, self.activation, self.dtype = config.heads, config.activation, dtype
         self.ln_1 = nnx.LayerNorm(width, epsilon=eps, dtype=jnp.float32, rngs=rngs)
         self.qkv = linear(width, 3 * width, width**-0.5)
         self.out = linear(width, width, narrow)
@@ -174,12 +177,9 @@ class Transformer(nnx.Module):
     pass what is cheaper to keep and computes the rest again, with less time and memory.
     """
 
-    def __init__(self, layers, width, heads, mlp_width, activation, eps, dtype, remat, rngs):
-        def block(rngs: nnx.Rngs) -> Block:
-            return Block(width, heads, mlp_width or 4 * width, activation, eps, layers, dtype, rngs)
-
+    def __init__(self, config: TransformerConfig, dtype: jnp.dtype, remat: bool, rngs: nnx.Rngs):
         self.remat = remat
-        self.blocks = nnx.vmap(block)(rngs.split(layers))
+        self.blocks = nnx.vmap(lambda rngs: Block(config, dtype, rngs))(rngs.split(config.layers))
 
     def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
         """x [N, T, W] in the compute type; mask as in `attention`."""

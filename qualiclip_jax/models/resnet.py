@@ -1,46 +1,20 @@
 """CLIP's modified ResNet: three-convolution stem, anti-aliased strides, attention pool.
 
-Source: ModifiedResNet and AttentionPool2d of OpenAI's CLIP. Images are padded at the right and bottom when their sizes
-differ; `Area` then keeps track of what is valid, so that the features are those of the unpadded images.
+Source: ModifiedResNet and AttentionPool2d of OpenAI's CLIP.
 """
 
-import dataclasses
+from typing import Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from qualiclip_jax.models.config import CLIPConfig
+from qualiclip_jax.models.config import CLIPConfig, ResNetConfig
+from qualiclip_jax.models.encoder import Area, ImageEncoder
 from qualiclip_jax.models.layers import BatchNorm, normal
 from qualiclip_jax.models.position import grid_embedding
-
-
-@dataclasses.dataclass(frozen=True)
-class Area:
-    """The valid area of each padded feature map: sizes int [N, 2], or None where nothing is padded."""
-
-    sizes: jax.Array | None
-
-    def mask(self, x: jax.Array) -> jax.Array | None:
-        """bool [N, H, W, 1], true inside the valid area of x [N, H, W, C]."""
-        if self.sizes is None:
-            return None
-        rows = jnp.arange(x.shape[1])[None, :] < self.sizes[:, :1]
-        columns = jnp.arange(x.shape[2])[None, :] < self.sizes[:, 1:]
-        return (rows[:, :, None] & columns[:, None, :])[..., None]
-
-    def clear(self, x: jax.Array) -> jax.Array:
-        """x with zeros outside the valid area: what a 3 x 3 convolution sees beyond the edge of an unpadded image."""
-        return x if self.sizes is None else jnp.where(self.mask(x), x, jnp.zeros((), x.dtype))
-
-    def convolved(self) -> "Area":
-        """After a 3 x 3 convolution of stride 2 and padding 1: sizes rounded up."""
-        return Area(None if self.sizes is None else (self.sizes + 1) // 2)
-
-    def pooled(self) -> "Area":
-        """After 2 x 2 average pooling: sizes rounded down, so a window never leaves the valid area."""
-        return Area(None if self.sizes is None else self.sizes // 2)
+from qualiclip_jax.models.winograd import WinogradConv, pays
 
 
 def average_pool(x: jax.Array) -> jax.Array:
@@ -53,21 +27,42 @@ def average_pool(x: jax.Array) -> jax.Array:
 
 
 class ConvNorm(nnx.Module):
-    """Convolution without bias and BatchNorm; or, folded, convolution with bias."""
+    """Convolution without bias and BatchNorm; or, folded, convolution with bias.
 
-    def __init__(self, into, out, size, stride, folded, dtype, rngs, scale=1.0):
+    Args:
+      config: `image.batch_norm` and `compute_dtype` count.
+      into, out: channels.
+      size: side of the kernel, odd; the padding is half of it.
+      stride: of the convolution.
+      groups: of channels that are convolved apart.
+      scale: that BatchNorm starts with.
+    """
+
+    def __init__(
+        self,
+        config: CLIPConfig,
+        into: int,
+        out: int,
+        size: int,
+        rngs: nnx.Rngs,
+        *,
+        stride: int = 1,
+        groups: int = 1,
+        scale: float = 1.0,
+    ):
         self.conv = nnx.Conv(
             into,
             out,
             (size, size),
             strides=stride,
             padding=size // 2,
-            use_bias=folded,
-            dtype=dtype,
-            kernel_init=normal((2 / (size * size * into)) ** 0.5),  # He et al.
+            feature_group_count=groups,
+            use_bias=not config.image.batch_norm,
+            dtype=jnp.dtype(config.compute_dtype),
+            kernel_init=normal((2 * groups / (size * size * into)) ** 0.5),  # He et al.
             rngs=rngs,
         )
-        self.norm = None if folded else BatchNorm(out, scale)
+        self.norm = BatchNorm(out, scale) if config.image.batch_norm else None
 
     def __call__(self, x: jax.Array, area: Area) -> jax.Array:
         """x [N, H, W, into]; `area` is the valid area of the result."""
@@ -78,15 +73,13 @@ class ConvNorm(nnx.Module):
 class Bottleneck(nnx.Module):
     """A residual block: 1 x 1, 3 x 3, 1 x 1 convolution beside a shortcut; a stride is an average pool in both."""
 
-    def __init__(self, into, width, stride, folded, dtype, rngs):
-        def unit(into, out, size, scale=1.0):
-            return ConvNorm(into, out, size, 1, folded, dtype, rngs, scale)
-
+    def __init__(self, config: CLIPConfig, into: int, width: int, stride: int, rngs: nnx.Rngs):
         self.stride = stride
-        self.conv1 = unit(into, width, 1)
-        self.conv2 = unit(width, width, 3)
-        self.conv3 = unit(width, 4 * width, 1, scale=0.0)  # each block starts as its shortcut
-        self.shortcut = unit(into, 4 * width, 1) if stride > 1 or into != 4 * width else None
+        self.conv1 = ConvNorm(config, into, width, 1, rngs)
+        self.conv2 = ConvNorm(config, width, width, 3, rngs)
+        self.conv3 = ConvNorm(config, width, 4 * width, 1, rngs, scale=0.0)  # each block starts as its shortcut
+        has_shortcut = stride > 1 or into != 4 * width
+        self.shortcut = ConvNorm(config, into, 4 * width, 1, rngs) if has_shortcut else None
 
     def __call__(self, x: jax.Array, area: Area) -> jax.Array:
         """x [N, H, W, into] -> [N, H // stride, W // stride, 4 * width]; `area` is that of x."""
@@ -107,16 +100,16 @@ class AttentionPool(nnx.Module):
     head, so it drops out of the softmax; the parameter is kept, without effect, for the sake of the other formats.
     """
 
-    def __init__(self, features, heads, grid, out, dtype, rngs):
-        def linear(into, out):
-            init = normal(features**-0.5)
-            return nnx.Linear(into, out, kernel_init=init, dtype=dtype, rngs=rngs)
+    def __init__(self, config: CLIPConfig, shape: ResNetConfig, rngs: nnx.Rngs):
+        features, init = shape.features, normal(shape.features**-0.5)
 
-        self.heads, self.dtype = heads, dtype
-        init = normal(features**-0.5)
-        self.position = nnx.Param(init(rngs.params(), (1 + grid * grid, features), jnp.float32))
-        self.q, self.k, self.v = (linear(features, features) for _ in range(3))
-        self.out = linear(features, out)
+        def linear(out: int) -> nnx.Linear:
+            return nnx.Linear(features, out, kernel_init=init, dtype=self.dtype, rngs=rngs)
+
+        self.heads, self.mode, self.dtype = shape.heads, config.position, jnp.dtype(config.compute_dtype)
+        self.position = nnx.Param(init(rngs.params(), (1 + shape.grid**2, features), jnp.float32))
+        self.q, self.k, self.v = (linear(features) for _ in range(3))
+        self.out = linear(config.embed_dim)
 
     def split_heads(self) -> None:
         """Stores the kernels of keys and values by head, as they are used; without, each call transposes them.
@@ -131,7 +124,7 @@ class AttentionPool(nnx.Module):
         """A kernel of keys or values [features, features] -> [heads, features, features of a head]."""
         return kernel if kernel.ndim == 3 else kernel.reshape(len(kernel), self.heads, -1).transpose(1, 0, 2)
 
-    def __call__(self, x: jax.Array, area: Area, position: str) -> jax.Array:
+    def __call__(self, x: jax.Array, area: Area) -> jax.Array:
         """x [N, H, W, features] -> [N, out]."""
         n, height, width, features = x.shape
         valid = area.mask(x)
@@ -140,7 +133,7 @@ class AttentionPool(nnx.Module):
             valid = valid.reshape(n, height * width, 1)
         mean = jnp.mean(x, axis=1, keepdims=True, dtype=jnp.float32, where=valid).astype(x.dtype)
         tokens = jnp.concatenate([mean, x], axis=1)  # [N, T, features]
-        embedding = grid_embedding(self.position[...], position, (height, width), area.sizes)
+        embedding = grid_embedding(self.position[...], self.mode, (height, width), area.sizes)
         if embedding is not None:
             tokens = tokens + embedding.astype(tokens.dtype)
 
@@ -158,34 +151,35 @@ class AttentionPool(nnx.Module):
         return self.out(value + self.v.bias[...].astype(self.dtype))
 
 
-class ResNet(nnx.Module):
+class ResNet(ImageEncoder):
     """The image encoder of RN50 and its relatives; the smallest image side is 32."""
 
     def __init__(self, config: CLIPConfig, rngs: nnx.Rngs):
-        shape, dtype = config.image, jnp.dtype(config.compute_dtype)
-        folded, width = not shape.batch_norm, shape.width
-        self.position, self.remat, self.dtype = config.position, config.remat, dtype
-        self.stem1 = ConvNorm(3, width // 2, 3, 2, folded, dtype, rngs)
-        self.stem2 = ConvNorm(width // 2, width // 2, 3, 1, folded, dtype, rngs)
-        self.stem3 = ConvNorm(width // 2, width, 3, 1, folded, dtype, rngs)
+        shape = config.image
+        assert isinstance(shape, ResNetConfig)
+        width = shape.width
+        self.remat, self.dtype = config.remat, jnp.dtype(config.compute_dtype)
+        self.stem1 = ConvNorm(config, 3, width // 2, 3, rngs, stride=2)
+        self.stem2 = ConvNorm(config, width // 2, width // 2, 3, rngs)
+        self.stem3 = ConvNorm(config, width // 2, width, 3, rngs)
         stages, into = [], width
         for stage, blocks in enumerate(shape.layers):
             narrow = width * 2**stage
             stages.append(nnx.List())
             for block in range(blocks):
-                stride = 2 if stage > 0 and block == 0 else 1
-                stages[-1].append(Bottleneck(into, narrow, stride, folded, dtype, rngs))
+                stages[-1].append(Bottleneck(config, into, narrow, 2 if stage > 0 and block == 0 else 1, rngs))
                 into = 4 * narrow
         self.stages = nnx.List(stages)
-        self.pool = AttentionPool(shape.features, shape.heads, shape.grid, config.embed_dim, dtype, rngs)
+        self.pool = AttentionPool(config, shape, rngs)
 
-    def __call__(self, images: jax.Array, sizes: jax.Array | None = None) -> jax.Array:
-        """images [N, H, W, 3], normalised -> [N, D]; sizes int [N, 2] or None, see `CLIP.encode_image`."""
-        return self.pool(*self.tokens(images, sizes), self.position)
-
-    def tokens(self, images: jax.Array, sizes: jax.Array | None = None) -> tuple[jax.Array, Area]:
-        """What reaches the attention pool, [N, H // 32, W // 32, features], and its valid area."""
-        return self.late(*self.early(images, sizes))
+    def for_inference(self, winograd: bool) -> Self:
+        """A copy of a folded encoder: the pool's kernels stored as they are used, Winograd where it pays."""
+        fast = nnx.clone(self)
+        fast.pool.split_heads()
+        for block in (block for stage in fast.stages for block in stage):
+            if winograd and pays(block.conv2.conv):
+                block.conv2.conv = WinogradConv(block.conv2.conv)
+        return fast
 
     def early(self, images: jax.Array, sizes: jax.Array | None = None) -> tuple[jax.Array, Area]:
         """Stem and the first two stages, where images are large: [N, H // 8, W // 8, 8 * width], and the valid area."""

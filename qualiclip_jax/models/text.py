@@ -16,30 +16,15 @@ class TextEncoder(nnx.Module):
 
     def __init__(self, config: CLIPConfig, rngs: nnx.Rngs):
         shape, dtype = config.text, jnp.dtype(config.compute_dtype)
+        assert shape is not None
         width = shape.width
         self.end_token, self.dtype = shape.end_token, dtype
         self.tokens = nnx.Param(normal(0.02)(rngs.params(), (shape.vocab_size, width), jnp.float32))
         self.positions = nnx.Param(normal(0.01)(rngs.params(), (shape.context_length, width), jnp.float32))
-        self.transformer = Transformer(
-            shape.layers,
-            width,
-            shape.heads,
-            shape.mlp_width,
-            shape.activation,
-            shape.layer_norm_eps,
-            dtype,
-            config.remat,
-            rngs,
-        )
+        self.transformer = Transformer(shape, dtype, config.remat, rngs)
         self.ln_final = nnx.LayerNorm(width, epsilon=shape.layer_norm_eps, dtype=jnp.float32, rngs=rngs)
-        self.projection = nnx.Linear(
-            width,
-            config.embed_dim,
-            use_bias=False,
-            kernel_init=normal(width**-0.5),
-            dtype=dtype,
-            rngs=rngs,
-        )
+        init = normal(width**-0.5)
+        self.projection = nnx.Linear(width, config.embed_dim, use_bias=False, kernel_init=init, dtype=dtype, rngs=rngs)
 
     def __call__(self, tokens: jax.Array) -> jax.Array:
         """tokens int [P, T], T at most the context length -> [P, D]."""

@@ -7,16 +7,18 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from qualiclip_jax.models.config import CLIPConfig
+from qualiclip_jax.models.config import CLIPConfig, ViTConfig
+from qualiclip_jax.models.encoder import ImageEncoder
 from qualiclip_jax.models.layers import Transformer, normal
 from qualiclip_jax.models.position import grid_embedding
 
 
-class ViT(nnx.Module):
+class ViT(ImageEncoder):
     """The image encoder of ViT-B/32 and its relatives; pixels beyond the last whole patch are not seen."""
 
     def __init__(self, config: CLIPConfig, rngs: nnx.Rngs):
         shape, dtype = config.image, jnp.dtype(config.compute_dtype)
+        assert isinstance(shape, ViTConfig)
         width, patch = shape.width, shape.patch_size
         init = normal(width**-0.5)
         self.position, self.dtype, self.patch_size = config.position, dtype, patch
@@ -34,17 +36,7 @@ class ViT(nnx.Module):
         self.class_token = nnx.Param(init(rngs.params(), (width,), jnp.float32))
         self.positions = nnx.Param(init(rngs.params(), (1 + shape.grid**2, width), jnp.float32))
         self.ln_pre = nnx.LayerNorm(width, epsilon=shape.layer_norm_eps, dtype=jnp.float32, rngs=rngs)
-        self.transformer = Transformer(
-            shape.layers,
-            width,
-            shape.heads,
-            shape.mlp_width,
-            shape.activation,
-            shape.layer_norm_eps,
-            dtype,
-            config.remat,
-            rngs,
-        )
+        self.transformer = Transformer(shape, dtype, config.remat, rngs)
         self.ln_post = nnx.LayerNorm(width, epsilon=shape.layer_norm_eps, dtype=jnp.float32, rngs=rngs)
         self.projection = nnx.Linear(width, config.embed_dim, use_bias=False, kernel_init=init, dtype=dtype, rngs=rngs)
 

@@ -10,8 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from qualiclip_jax.models.resnet import ResNet
-
 _A, _B = 0.75, 1.5  # the points are 0, +-_A, +-_B and infinity
 _AA, _BB = _A**2, _B**2
 LEAST_CHANNELS = 64  # below, transforming the samples takes longer than it saves
@@ -36,13 +34,9 @@ class WinogradConv(nnx.Module):
         return convolve(x, self.kernel[...]) + self.bias[...]
 
 
-def use_winograd(image: ResNet) -> ResNet:
-    """A copy of a folded encoder whose residual blocks compute their 3 x 3 convolutions this way, where it pays."""
-    image = nnx.clone(image)
-    for block in (block for stage in image.stages for block in stage):
-        if block.conv2.conv.in_features >= LEAST_CHANNELS:
-            block.conv2.conv = WinogradConv(block.conv2.conv)
-    return image
+def pays(conv: nnx.Conv) -> bool:
+    """Whether this is the faster way to compute a 3 x 3 convolution of stride 1."""
+    return conv.in_features >= LEAST_CHANNELS
 
 
 def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:

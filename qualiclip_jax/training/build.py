@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from qualiclip_jax import checkpoint, degradations, models, prompts
 from qualiclip_jax.errors import UserError
 from qualiclip_jax.models import backbones, weights
+from qualiclip_jax.models.config import image_config
 from qualiclip_jax.training import optimizer
 from qualiclip_jax.training.state import Recipe, TrainState
 
@@ -74,11 +75,10 @@ def _described(m: ConfigDict) -> models.CLIPConfig:
         return backbones.get(m.backbone)
     if not m.image or not m.embed_dim:
         raise UserError("config.model.weights is 'random': give model.backbone, or model.image and model.embed_dim")
-    kind = models.ViTConfig if "patch_size" in m.image else models.ResNetConfig
     try:
-        return models.CLIPConfig(embed_dim=m.embed_dim, image=kind(**m.image.to_dict()), text=None)
-    except TypeError as error:
-        raise UserError(f"config.model.image does not describe a {kind.__name__}: {error}") from None
+        return models.CLIPConfig(m.embed_dim, image_config(m.image.to_dict()))
+    except UserError as error:
+        raise UserError(f"config.model: {error}") from None
 
 
 def build_recipe(config: ConfigDict, model: checkpoint.Model, steps: int) -> tuple[Recipe, nnx.State, nnx.State]:

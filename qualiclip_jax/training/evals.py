@@ -1,5 +1,6 @@
 """Evaluation during training: the synthetic benchmark on held-out photos, and rated sets."""
 
+import dataclasses
 from typing import TYPE_CHECKING
 
 import jax
@@ -64,7 +65,7 @@ class Evaluator:
             from qualiclip_jax.inference.predictor import QualiCLIP
 
             clip = self._recipe.merge(params, batch_stats)
-            model = QualiCLIP(clip, self._model.prompts, self._model.prompt_features, self._model.temperature)
+            model = QualiCLIP.of(dataclasses.replace(self._model, clip=clip))
             results[f"srcc/{name}"] = _srcc(model, *rated_set)
         return {name: float(value) for name, value in results.items()}
 

@@ -53,7 +53,7 @@ def test_a_native_vit_takes_its_own_size_only(photos):
 
 
 def test_a_vit_says_when_an_image_has_too_many_tokens(vit, photos, monkeypatch):
-    monkeypatch.setattr(machine, "most_tokens", lambda config: 30)
+    monkeypatch.setattr(machine, "most_pixels", lambda config: 8000)
     with pytest.raises(UserError, match="more than this model takes here"):
         vit.score(photos[3])
 

@@ -33,7 +33,7 @@ def test_small_enough_images_are_one_tile():
 
 @pytest.mark.parametrize(("layers", "tokens"), [((3, 4, 6, 3), 7), ((3, 4, 23, 3), 16)])
 def test_halo(layers, tokens):
-    assert tiles.halo_tokens(ResNetConfig(layers, 64, 32)) == tokens
+    assert ResNetConfig(layers, 64, 32).halo == tokens
 
 
 @pytest.mark.parametrize("size", [(700, 505), (353, 1000)])
@@ -41,7 +41,7 @@ def test_tiles_score_as_the_whole_image(resnet, size):
     image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
     image[size[0] // 2 :, : size[1] // 3] //= 4  # no two regions alike
     encoder = resnet._encoder
-    cut = tiles.layout(*size, tiles.halo_tokens(encoder.config.image), 60_000)
+    cut = tiles.layout(*size, encoder.config.image.halo, 60_000)
     assert len(cut.rows) * len(cut.columns) > 4
     np.testing.assert_allclose(encoder.score_in_tiles(image, 60_000)[0], resnet.attributes(image)[0], atol=1e-5)
 
@@ -73,7 +73,7 @@ def test_the_halo_is_no_larger_than_it_must_be(resnet):
     """With one token less, the tokens at the cut differ: the test above can fail."""
     image = np.random.default_rng(0).integers(0, 256, (320, 320, 3), dtype=np.uint8)
     encoder = resnet._encoder
-    halo = tiles.halo_tokens(encoder.config.image)
+    halo = encoder.config.image.halo
     size = np.array([[320, 320]], np.int32)
     whole = np.asarray(encoder._compiled_tokens(encoder._state, image[None], size))[0]
     cut = np.zeros_like(image)

@@ -45,7 +45,7 @@ def test_an_encoder_keeps_its_features_and_its_weights():
     clip = models.fold_batch_norm(make_model(models.CLIPConfig(32, shape)).clip)
     before = jax.tree.map(np.array, nnx.to_pure_dict(nnx.state(clip)))
     images, sizes = jax.random.normal(jax.random.key(1), (2, 96, 64, 3)), jnp.array([[96, 64], [71, 40]])
-    fast = winograd.use_winograd(clip.image)
+    fast = clip.image.for_inference(winograd=True)
     kinds = [type(block.conv2.conv) for stage in fast.stages for block in stage]
     assert kinds == [winograd.WinogradConv] * 5
     expected = clip.image(images, sizes)

@@ -1,0 +1,77 @@
+"""What every image encoder can do, and the valid area of padded images.
+
+Images are padded at the right and bottom when their sizes differ. `Area` keeps track of what is valid, so that the
+features are those of the unpadded images.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Self
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+
+@dataclasses.dataclass(frozen=True)
+class Area:
+    """The valid area of each padded feature map: sizes int [N, 2], or None where nothing is padded."""
+
+    sizes: jax.Array | None
+
+    def mask(self, x: jax.Array) -> jax.Array | None:
+        """bool [N, H, W, 1], true inside the valid area of x [N, H, W, C]."""
+        if self.sizes is None:
+            return None
+        rows = jnp.arange(x.shape[1])[None, :] < self.sizes[:, :1]
+        columns = jnp.arange(x.shape[2])[None, :] < self.sizes[:, 1:]
+        return (rows[:, :, None] & columns[:, None, :])[..., None]
+
+    def clear(self, x: jax.Array) -> jax.Array:
+        """x with zeros outside the valid area: what a 3 x 3 convolution sees beyond the edge of an unpadded image."""
+        return x if self.sizes is None else jnp.where(self.mask(x), x, jnp.zeros((), x.dtype))
+
+    def convolved(self) -> "Area":
+        """After a 3 x 3 convolution of stride 2 and padding 1: sizes rounded up."""
+        return Area(None if self.sizes is None else (self.sizes + 1) // 2)
+
+    def pooled(self) -> "Area":
+        """After 2 x 2 average pooling: sizes rounded down, so a window never leaves the valid area."""
+        return Area(None if self.sizes is None else self.sizes // 2)
+
+
+class ImageEncoder(nnx.Module):
+    """Images to features; built from a `CLIPConfig`, whose `image` tells what kind it is.
+
+    An encoder whose config has a `halo` computes its tokens by convolutions alone, in two parts, `early` and `late`,
+    and then pools them. Such an encoder can take a large image tile by tile. Others define `__call__` only.
+
+    Attributes:
+      pool: function of tokens [N, H, W, features] and their valid area, gives features [N, D].
+    """
+
+    pool: Callable[[jax.Array, Area], jax.Array]
+
+    def __call__(self, images: jax.Array, sizes: jax.Array | None = None) -> jax.Array:
+        """images [N, H, W, 3], normalised -> [N, D]; sizes int [N, 2] or None, see `CLIP.encode_image`."""
+        return self.pool(*self.tokens(images, sizes))
+
+    def tokens(self, images: jax.Array, sizes: jax.Array | None = None) -> tuple[jax.Array, Area]:
+        """What reaches the pool, [N, H // stride, W // stride, features], and its valid area."""
+        return self.late(*self.early(images, sizes))
+
+    def early(self, images: jax.Array, sizes: jax.Array | None = None) -> tuple[jax.Array, Area]:
+        """The first part, where activations are large: what `late` takes."""
+        raise NotImplementedError
+
+    def late(self, x: jax.Array, area: Area) -> tuple[jax.Array, Area]:
+        """The second part: tokens and their valid area."""
+        raise NotImplementedError
+
+    def for_inference(self, winograd: bool) -> Self:
+        """An encoder that computes the same faster. Its parameters may have shapes that no other format knows.
+
+        Args:
+          winograd: compute 3 x 3 convolutions by Winograd's algorithm where that pays.
+        """
+        return self

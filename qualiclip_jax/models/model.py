@@ -1,0 +1,56 @@
+"""A model ready to score with: a CLIP, and the prompts that its image features are compared with."""
+
+import dataclasses
+import functools
+import hashlib
+from typing import Any
+
+import jax
+import numpy as np
+
+from qualiclip_jax.errors import UserError
+from qualiclip_jax.models.clip import CLIP
+from qualiclip_jax.models.tree import to_pure
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Model:
+    """A model ready to score with.
+
+    Attributes:
+      clip: the CLIP; `clip.encode_image` works, a text encoder is there only if it was kept.
+      prompts: P antonym pairs, positive first.
+      prompt_features: float32 [P, 2, D], unit length.
+      temperature: divides the logits; see `quality.attribute_scores`.
+      provenance: where the weights come from, JSON-able.
+
+    Raises:
+      UserError: the prompt features do not fit the prompts and the CLIP, or the temperature is not positive.
+    """
+
+    clip: CLIP
+    prompts: tuple[tuple[str, str], ...]
+    prompt_features: np.ndarray
+    temperature: float = 1.0
+    provenance: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "prompts", tuple((positive, negative) for positive, negative in self.prompts))
+        object.__setattr__(self, "prompt_features", np.asarray(self.prompt_features, np.float32))
+        wanted = (len(self.prompts), 2, self.clip.config.embed_dim)
+        if self.prompt_features.shape != wanted:
+            raise UserError(f"prompt features have the shape {self.prompt_features.shape} instead of {wanted}")
+        if not 0 < self.temperature < float("inf"):
+            raise UserError(f"the temperature must be positive and finite, got {self.temperature}")
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits that change with anything that changes a score."""
+        config, arrays = to_pure(self.clip)
+        digest = hashlib.blake2b(digest_size=8)
+        digest.update(repr((sorted(config.items()), self.prompts, float(self.temperature))).encode())
+        leaves = jax.tree_util.tree_leaves_with_path({"clip": arrays, "prompt_features": self.prompt_features})
+        for path, leaf in leaves:
+            digest.update(jax.tree_util.keystr(path).encode())
+            digest.update(np.ascontiguousarray(leaf).tobytes())
+        return digest.hexdigest()
