@@ -4,6 +4,7 @@ An opinion-unaware model has seen no rating, so the whole set is its test set. T
 numbers can stand beside those of models that were trained on a part of the set.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -17,8 +18,9 @@ WHOLE, OFFICIAL_TEST = "whole set", "official test split"
 OTHER = "other"  # group of distortions that none of ours is like
 MEDIANS = ("srcc", "plcc", "krcc", "plcc_logistic")
 
-GROUP_OF: dict[str, str] = {  # distortions of rated sets that have another name than ours -> our group
-    **{name: group for group, types in GROUPS.items() for name in types},
+GROUP_OF: dict[str, str] = {  # names of distortions, ours and those of rated sets -> our group
+    **{name: group for group, types in GROUPS.items() for name in (group, *types)},
+    **dict.fromkeys(("gblur", "out_of_focus"), "blur"),
     **dict.fromkeys(
         (
             "color_quantization",
@@ -32,6 +34,9 @@ GROUP_OF: dict[str, str] = {  # distortions of rated sets that have another name
     ),
     **dict.fromkeys(
         (
+            "awgn",
+            "wn",
+            "gaussian_noise",
             "additive_gaussian_noise",
             "additive_noise_in_color_components",
             "white_noise_in_color_component",
@@ -49,6 +54,8 @@ GROUP_OF: dict[str, str] = {  # distortions of rated sets that have another name
     ),
     **dict.fromkeys(
         (
+            "jp2k",
+            "jpeg_2000",
             "jpeg_transmission_errors",
             "jpeg2000_transmission_errors",
             "lossy_compression_of_noisy_images",
@@ -58,7 +65,7 @@ GROUP_OF: dict[str, str] = {  # distortions of rated sets that have another name
         "compression",
     ),
     **dict.fromkeys(("non_eccentricity_pattern_noise", "local_blockwise_distortions", "quantization_noise"), "spatial"),
-    **dict.fromkeys(("high_sharpen", "contrast_change"), "sharpness_contrast"),
+    **dict.fromkeys(("high_sharpen", "contrast", "contrast_change"), "sharpness_contrast"),
 }
 
 
@@ -207,6 +214,7 @@ def judge(
     column = lambda values: None if values is None else np.asarray(values, object)[order]
     scores, opinions = np.asarray(scores, np.float64)[order], np.asarray(opinions, np.float64)[order]
     split, reference, distortion = column(split), column(reference), column(distortion)
+    groups = None if distortion is None else np.array([group_of(name) for name in distortion], object)
     official = None
     if split is not None and np.sum(split == "test") > correlation.MIN_PAIRS:
         test = split == "test"
@@ -216,7 +224,9 @@ def judge(
         official=official,
         splits=random_splits(scores, opinions, reference, count=splits, seed=seed) if splits else None,
         distortions={} if distortion is None else _by_label(scores, opinions, distortion),
-        groups={} if distortion is None else _by_label(scores, opinions, _groups(distortion)),
+        groups={}
+        if distortion is None
+        else _by_label(scores, opinions, np.array([group_of(d) for d in distortion], object)),
     )
 
 
@@ -270,8 +280,9 @@ def random_splits(
     )
 
 
-def _groups(distortion: np.ndarray) -> np.ndarray:
-    return np.array([GROUP_OF.get(name, OTHER) if name else "" for name in distortion], object)
+def group_of(distortion: str) -> str:
+    """The group of a distortion ("Gaussian blur" is like "gaussian_blur"), `OTHER` if none knows it, "" for none."""
+    return GROUP_OF.get(re.sub(r"[\W_]+", "_", distortion.strip().lower()), OTHER) if distortion else ""
 
 
 def _by_label(scores: np.ndarray, opinions: np.ndarray, labels: np.ndarray) -> dict[str, Agreement | None]:

@@ -42,7 +42,7 @@ class SetResult:
     published: Sequence[Published] = ()
 
     def residuals(self) -> np.ndarray:
-        """How much too high each image is rated, [N], in the unit of the opinions; in ranks, 0..1, without a fit."""
+        """How much too high each image is scored, [N], in the unit of the opinions; in ranks, 0..1, without a fit."""
         mapped = self.judgement.whole.mapped[4] or self.judgement.whole.mapped[5]
         if mapped is not None:
             return mapped.curve(self.scores) - self.rated.mos
@@ -216,12 +216,13 @@ def _p(value: float) -> str:
 
 
 def remarks(found: SetResult) -> list[str]:
-    """What a reader must know: images left out, fits that failed."""
-    notes = []
+    """What a reader must know: images left out, labels that could not be used, fits that failed."""
+    notes = list(found.rated.notes)
     if found.rated.missing:
         notes.append(
             f"{found.rated.missing} images or ratings of the set are missing: these are numbers of a part of it"
         )
+    notes += _label_remarks(found)
     for label, judgement in (("", found.judgement), ("baseline: ", found.baseline)):
         if judgement is None:
             continue
@@ -229,6 +230,20 @@ def remarks(found: SetResult) -> list[str]:
         fitted = judgement.whole.mapped[4]
         if fitted and fitted.curve.parameters[0] < fitted.curve.parameters[1]:
             notes.append(f"{label}the fitted curve falls: better scores go with worse opinions")
+    return notes
+
+
+def _label_remarks(found: SetResult) -> list[str]:
+    """Labels of a set from which no figure follows."""
+    rated, notes = found.rated, []
+    if rated.split is not None and found.judgement.official is None:
+        marked = rated.split.count("test") or "no"
+        notes.append(f"{marked} images are marked as test: too few for the figures of an official test split")
+    if rated.reference is not None and len(set(rated.reference)) == 1 and rated.reference[0]:
+        notes.append("all images have the same reference: there are no random test splits")
+    unknown = sorted({name for name in rated.distortion or () if protocol.group_of(name) == protocol.OTHER})
+    if unknown:
+        notes.append(f"distortions that belong to no group of ours: {', '.join(unknown)}")
     return notes
 
 
