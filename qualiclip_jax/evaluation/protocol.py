@@ -211,7 +211,10 @@ def judge(
       seed: of random splits and bootstrap.
     """
     order = np.argsort(np.asarray(ids, object), kind="stable")
-    column = lambda values: None if values is None else np.asarray(values, object)[order]
+
+    def column(labels: Sequence[str] | None) -> np.ndarray | None:
+        return None if labels is None else np.asarray(labels, object)[order]
+
     scores, opinions = np.asarray(scores, np.float64)[order], np.asarray(opinions, np.float64)[order]
     split, reference, distortion = column(split), column(reference), column(distortion)
     groups = None if distortion is None else np.array([group_of(name) for name in distortion], object)
@@ -224,9 +227,7 @@ def judge(
         official=official,
         splits=random_splits(scores, opinions, reference, count=splits, seed=seed) if splits else None,
         distortions={} if distortion is None else _by_label(scores, opinions, distortion),
-        groups={}
-        if distortion is None
-        else _by_label(scores, opinions, np.array([group_of(d) for d in distortion], object)),
+        groups={} if groups is None else _by_label(scores, opinions, groups),
     )
 
 
