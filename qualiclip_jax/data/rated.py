@@ -90,7 +90,7 @@ class RatedSet:
         return decode_image(self.image_bytes(index), self.ids[index])
 
 
-def load(spec: str, data_dir: str | os.PathLike | None = None, allow_missing: bool = False) -> RatedSet:
+def load(spec: str, data_dir: str | os.PathLike[str] | None = None, allow_missing: bool = False) -> RatedSet:
     """Loads the ratings of a set; its images are read when asked for.
 
     A CSV file (any that `tabular` reads) has a header line with the columns `image` and `mos` (higher is better) or
@@ -118,7 +118,7 @@ def short_name(spec: str) -> str:
     return Path(spec.removeprefix("csv:").partition("@")[0]).stem if spec.startswith("csv:") else spec
 
 
-def _load_prepared(name: str, data_dir: str | os.PathLike | None) -> RatedSet:
+def _load_prepared(name: str, data_dir: str | os.PathLike[str] | None) -> RatedSet:
     from qualiclip_jax.data.builders import IMAGE_SETS
 
     source = IMAGE_SETS.get(name)
@@ -167,7 +167,8 @@ class _Records:
         return builder.as_data_source("rated", decoders={"image": tfds.decode.SkipDecoding()})
 
     def __call__(self, index: int) -> bytes:
-        return self._source[index]["image"]
+        image: bytes = self._source[index]["image"]
+        return image
 
     def __getstate__(self) -> dict[str, Any]:
         return {"folder": self.folder}
@@ -269,7 +270,7 @@ def _csv_columns(table: tabular.Table) -> dict[str, list[Any]]:
 
 def _numbers(table: tabular.Table, name: str, unknown: float | None = None) -> list[float]:
     """The numbers of a column; `unknown` stands for those that are not given, None allows none."""
-    values = table.numbers(name).tolist()
+    values: list[float] = table.numbers(name).tolist()
     for index, (value, field) in enumerate(zip(values, table.column(name))):
         if math.isnan(value):
             if unknown is None or field.strip().lower() not in _NOT_GIVEN:
@@ -296,9 +297,9 @@ def _notes(table: tabular.Table) -> Iterator[str]:
             yield f"column {name} is not used; is {close[0]} meant?"
 
 
-def _floats(column: list | None) -> np.ndarray | None:
+def _floats(column: list[Any] | None) -> np.ndarray | None:
     return None if column is None else np.asarray([math.nan if v is None else v for v in column], np.float64)
 
 
-def _texts(column: list | None) -> list[str] | None:
+def _texts(column: list[Any] | None) -> list[str] | None:
     return None if column is None else [value or "" for value in column]

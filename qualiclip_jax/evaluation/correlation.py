@@ -6,7 +6,7 @@ or resampled. What has no answer (fewer than 3 pairs, NaN, a constant prediction
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -75,14 +75,14 @@ class Logistic:
 
 
 def _logistic4(x: np.ndarray, b1: float, b2: float, b3: float, b4: float) -> np.ndarray:
-    return b2 + (b1 - b2) * special.expit((x - b3) / b4)
+    return np.asarray(b2 + (b1 - b2) * special.expit((x - b3) / b4))
 
 
 def _logistic5(x: np.ndarray, b1: float, b2: float, b3: float, b4: float, b5: float) -> np.ndarray:
-    return b1 * (special.expit(b2 * (x - b3)) - 0.5) + b4 * x + b5
+    return np.asarray(b1 * (special.expit(b2 * (x - b3)) - 0.5) + b4 * x + b5)
 
 
-_CURVES = {4: _logistic4, 5: _logistic5}
+_CURVES: dict[int, Callable[..., np.ndarray]] = {4: _logistic4, 5: _logistic5}
 
 
 def fit_logistic(x: ArrayLike, y: ArrayLike, parameters: int = 4) -> Logistic:
@@ -154,7 +154,7 @@ def _unstandardised(
     centre, width = x_mid + x_unit * bend[0], x_unit * np.exp(bend[1])
     if len(coefficients) == 2:
         height, foot = coefficients * y_unit
-        values = (y_mid + foot + height, y_mid + foot, centre, width)
+        values: tuple[float, ...] = (y_mid + foot + height, y_mid + foot, centre, width)
     else:
         height, rise, level = coefficients * y_unit
         values = (height, 1 / width, centre, rise / x_unit, y_mid + level - rise / x_unit * x_mid)
@@ -197,7 +197,7 @@ def interval_of(values: np.ndarray, level: float) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def resampled_rows(n: int, resamples: int, seed: int):
+def resampled_rows(n: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
     """Yields blocks of indices [R, n] into n images, drawn with replacement, `resamples` rows in all."""
     generator = np.random.default_rng(seed)
     block = max(1, 2_000_000 // n)  # bounds the memory
@@ -208,7 +208,7 @@ def resampled_rows(n: int, resamples: int, seed: int):
 def rows(statistic: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """A statistic of each row of x, y [R, N] -> [R]; NaN where a row is constant."""
     if statistic == "rmse":
-        return np.sqrt(np.mean((x - y) ** 2, axis=1))
+        return np.asarray(np.sqrt(np.mean((x - y) ** 2, axis=1)))
     if statistic == "krcc":
         return np.array([stats.kendalltau(a, b).statistic for a, b in zip(x, y)])
     if statistic == "srcc":
@@ -217,7 +217,7 @@ def rows(statistic: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         raise ValueError(f"no statistic {statistic!r}; there are {', '.join(STATISTICS)}")
     x, y = (values - values.mean(axis=1, keepdims=True) for values in (x, y))
     scale = np.sqrt(np.sum(x * x, axis=1) * np.sum(y * y, axis=1))
-    return np.divide(np.sum(x * y, axis=1), scale, out=np.full(len(x), np.nan), where=scale > 0)
+    return np.asarray(np.divide(np.sum(x * y, axis=1), scale, out=np.full(len(x), np.nan), where=scale > 0))
 
 
 def check_values(values: ArrayLike, what: str) -> np.ndarray:

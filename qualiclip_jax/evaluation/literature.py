@@ -38,7 +38,7 @@ class Published:
 
 
 def _iqa_pytorch(
-    dataset: str, protocol: str, rows: dict[str, tuple], longest_side: int | None = None
+    dataset: str, protocol: str, rows: dict[str, tuple[float, float, float]], longest_side: int | None = None
 ) -> list[Published]:
     return [
         Published(metric, dataset, protocol, srcc, plcc, krcc, IQA_PYTORCH, longest_side)

@@ -216,24 +216,24 @@ def judge(
         return None if labels is None else np.asarray(labels, object)[order]
 
     scores, opinions = np.asarray(scores, np.float64)[order], np.asarray(opinions, np.float64)[order]
-    split, reference, distortion = column(split), column(reference), column(distortion)
-    groups = None if distortion is None else np.array([group_of(name) for name in distortion], object)
+    distortions, splits_of = column(distortion), column(split)
+    groups = None if distortions is None else np.array([group_of(name) for name in distortions], object)
     official = None
-    if split is not None and np.sum(split == "test") > correlation.MIN_PAIRS:
-        test = split == "test"
+    if splits_of is not None and np.sum(splits_of == "test") > correlation.MIN_PAIRS:
+        test = splits_of == "test"
         official = agreement(scores[test], opinions[test], resamples=resamples, seed=seed)
     return Judgement(
         whole=agreement(scores, opinions, resamples=resamples, seed=seed),
         official=official,
-        splits=random_splits(scores, opinions, reference, count=splits, seed=seed) if splits else None,
-        distortions={} if distortion is None else _by_label(scores, opinions, distortion),
+        splits=random_splits(scores, opinions, column(reference), count=splits, seed=seed) if splits else None,
+        distortions={} if distortions is None else _by_label(scores, opinions, distortions),
         groups={} if groups is None else _by_label(scores, opinions, groups),
     )
 
 
 def random_splits(
-    scores: np.ndarray, opinions: np.ndarray, reference: Sequence[str] | None, *, count: int = 10, share: float = 0.2,
-    seed: int = 0,
+    scores: np.ndarray, opinions: np.ndarray, reference: Sequence[str] | np.ndarray | None, *, count: int = 10,
+    share: float = 0.2, seed: int = 0,
 ) -> Splits | None:  # fmt: skip
     """Medians over random test splits, drawn by reference where the set has references.
 

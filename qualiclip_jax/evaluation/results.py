@@ -45,7 +45,7 @@ class SetResult:
         """How much too high each image is scored, [N], in the unit of the opinions; in ranks, 0..1, without a fit."""
         mapped = self.judgement.whole.mapped[4] or self.judgement.whole.mapped[5]
         if mapped is not None:
-            return mapped.curve(self.scores) - self.rated.mos
+            return np.asarray(mapped.curve(self.scores) - self.rated.mos)
         ranks = [np.argsort(np.argsort(values)) / (len(values) - 1) for values in (self.scores, self.rated.mos)]
         return ranks[0] - ranks[1]
 
@@ -138,7 +138,7 @@ def rows(found: SetResult, model: str, baseline: str) -> list[list[str]]:
     lines = []
     for name, attribute in ((protocol.WHOLE, "whole"), (protocol.OFFICIAL_TEST, "official")):
         for label, judgement in ((model, found.judgement), (baseline, found.baseline)):
-            measured = judgement and getattr(judgement, attribute)
+            measured = getattr(judgement, attribute) if judgement else None
             if measured is not None:
                 lines.append([f"{label}, {name}", *cells(measured)])
         lines += [
@@ -250,7 +250,10 @@ def _label_remarks(found: SetResult) -> list[str]:
 def to_text(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     """A table for a terminal, the first column flush left."""
     widths = [max(len(line[column]) for line in (head, *lines)) for column in range(len(head))]
-    pad = lambda line: "  ".join([line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:]))])
+
+    def pad(line: Sequence[str]) -> str:
+        return "  ".join([line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:]))])
+
     return "\n".join([pad(head).rstrip(), "-" * len(pad(head)), *(pad(line).rstrip() for line in lines)])
 
 

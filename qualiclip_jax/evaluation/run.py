@@ -18,6 +18,7 @@ import numpy as np
 
 from qualiclip_jax.data import rated
 from qualiclip_jax.data.rated import RatedSet
+from qualiclip_jax.degradations.catalog import TYPES
 from qualiclip_jax.errors import UserError
 from qualiclip_jax.evaluation import literature, protocol, significance, synthetic
 from qualiclip_jax.evaluation.contestants import Contestant, ScoresTable, ScoringModel, is_table
@@ -158,15 +159,13 @@ def _benchmark(
     from qualiclip_jax.data import pristine  # imports grain
 
     images = pristine.photos(source, limit=photos or None)
-    crop = synthetic.check(images, synthetic.TYPES, crop)
+    crop = synthetic.check(images, TYPES, crop)
     title = f"{SYNTHETIC}:{source}"
-    results = [
+    result, *before = [
         contestant.benchmark(images, crop, seed, title)
         for contestant, title in zip(contestants, (title, f"{title}, baseline"))
     ]
-    if len(results) == 1:
-        return SyntheticSet(source, slug, results[0], names=("", "model"))
-    return SyntheticSet(source, slug, *results, names)
+    return SyntheticSet(source, slug, result, before[0] if before else None, names if before else ("", "model"))
 
 
 def _slugs(names: Sequence[str]) -> list[str]:

@@ -4,7 +4,7 @@ import collections
 import functools
 import hashlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,8 +21,11 @@ from qualiclip_jax.progress import Progress
 class Images(Protocol):
     """What is needed of a `RatedSet`."""
 
-    name: str
-    ids: list[str]
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def ids(self) -> list[str]: ...
 
     def image_bytes(self, index: int) -> bytes: ...
 
@@ -180,14 +183,16 @@ def read_scores(path: Path, rated: Images, lower_is_better: bool = False) -> np.
             f"{tabular.some(missing)}{reason}"
         )
     scores = values[np.array(found, int)]
-    return -scores if lower_is_better else scores
+    return np.asarray(-scores if lower_is_better else scores)
 
 
 def _match(ids: Sequence[str], names: Mapping[int, str], table: tabular.Table) -> list[int | None]:
     """For each of the images `ids` the row that has its name, as `read_scores` tells; None for none."""
     found: list[int | None] = [None] * len(ids)
     depth = max(tabular.plain(name).count("/") for name in ids) + 1
-    for form in (str, tabular.plain, *(functools.partial(_tail, parts=parts) for parts in range(depth, 0, -1))):
+    forms: list[Callable[[str], str]] = [str, tabular.plain]
+    forms += [functools.partial(_tail, parts=parts) for parts in range(depth, 0, -1)]
+    for form in forms:
         rows: dict[str, list[int]] = {}
         for row, name in names.items():
             rows.setdefault(form(name), []).append(row)
@@ -210,7 +215,8 @@ def _rows_of(table: tabular.Table, dataset: str) -> Sequence[int]:
     if "dataset" not in table.names:
         return range(len(table))
     given = table.labels("dataset")
-    for form in (str, short_name):
+    forms: tuple[Callable[[str], str], ...] = (str, short_name)
+    for form in forms:
         rows = [row for row, name in enumerate(given) if form(name) == form(dataset)]
         if rows:
             return rows

@@ -13,6 +13,7 @@ import math
 import zlib
 from collections.abc import Callable, MutableMapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -83,7 +84,7 @@ class SyntheticResult:
         milder, stronger = np.triu_indices(5, 1)
         a = self.scores[:, :, None, 1:][..., milder]  # [N, T, 1, 10]
         b = self.scores[:, None, :, 1:][..., stronger]  # [N, 1, T, 10]
-        return ((a > b) + 0.5 * (a == b)).mean(axis=(0, 3))
+        return np.asarray(np.mean((a > b) + 0.5 * (a == b), axis=(0, 3)))
 
     @property
     def order_within(self) -> float:
@@ -99,16 +100,19 @@ class SyntheticResult:
     @property
     def curves(self) -> np.ndarray:
         """Mean score over the crops, [T, 6], pristine and levels 1..5."""
-        return self.scores.mean(axis=0)
+        return np.asarray(self.scores.mean(axis=0))
 
     def groups(self) -> dict[str, tuple[str, ...]]:
         """The groups of degradations, with those of their types that were run."""
         kept = {group: tuple(t for t in types if t in self.types) for group, types in GROUPS.items()}
         return {group: types for group, types in kept.items() if types}
 
-    def summary(self) -> dict:
+    def summary(self) -> dict[str, Any]:
         """All figures as plain numbers for a JSON file; None where undefined."""
-        plain = lambda value: None if math.isnan(value) else value
+
+        def plain(value: float) -> float | None:
+            return None if math.isnan(value) else value
+
         return {
             "crops": len(self.names),
             "crop_size": self.crop,
@@ -195,20 +199,20 @@ def _score_photo(
     indices = [TYPES.index(kind) for kind in types]
     padded = indices + [0] * (-len(indices) % _EXAMPLES)  # one shape, one compilation
     keys = _keys(jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode())), jnp.array(padded))
-    crops = jnp.asarray(crops)
+    pixels = jnp.asarray(crops)
     parts = [
-        _degrade(crops, jnp.array(padded[start : start + _EXAMPLES]), keys[start : start + _EXAMPLES])
+        _degrade(pixels, jnp.array(padded[start : start + _EXAMPLES]), keys[start : start + _EXAMPLES])
         for start in range(0, len(padded), _EXAMPLES)
     ]
     degraded = jnp.concatenate(parts)[: len(types)]  # [T, 5, 2, crop, crop, 3]
-    images = jnp.concatenate([_to_float(crops), degraded.reshape(-1, *degraded.shape[3:])])
+    images = jnp.concatenate([_to_float(pixels), degraded.reshape(-1, *degraded.shape[3:])])
     scores = _score_in_batches(score_fn, images, batch_size)
     pristine, rest = scores[:2], scores[2:].reshape(len(types), 5, 2)
     pristine = np.broadcast_to(pristine, (len(types), 1, 2))
     return np.concatenate([pristine, rest], axis=1).transpose(2, 0, 1)
 
 
-@functools.partial(jax.jit)
+@jax.jit
 def _degrade(crops: jax.Array, type_index: jax.Array, keys: jax.Array) -> jax.Array:
     pairs = jnp.broadcast_to(crops, (len(type_index), *crops.shape))
     return degradations.degrade_pairs(pairs, type_index, keys)  # [B, 5, 2, crop, crop, 3]
@@ -257,11 +261,11 @@ def table(
         lines.append(group)
         for name in types:
             curve = " ".join(f"{value:.3f}" for value in result.curves[result.types.index(name)])
-            lines.append(f"  {name:24s}{_cells(result.srcc[name], before and before.srcc[name])}   {curve}")
+            lines.append(f"  {name:24s}{_cells(result.srcc[name], before.srcc[name] if before else None)}   {curve}")
     lines.append(lines[1])
-    lines.append(f"{'mean over types':26s}{_cells(result.mean, before and before.mean)}   perfect is -1")
+    lines.append(f"{'mean over types':26s}{_cells(result.mean, before.mean if before else None)}   perfect is -1")
     for title, name in (("order within a type", "order_within"), ("order across types", "order_across")):
-        cells = _cells(getattr(result, name), before and getattr(before, name))
+        cells = _cells(getattr(result, name), getattr(before, name) if before else None)
         lines.append(f"{title:26s}{cells}   perfect is 1, chance 0.5")
     return "\n".join(lines)
 
