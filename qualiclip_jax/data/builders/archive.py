@@ -1,7 +1,6 @@
 """The manual directory: what its user downloaded, extracted or still in zip and tar files, as one tree of files."""
 
 import contextlib
-import csv
 import dataclasses
 import io
 import os
@@ -14,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from qualiclip_jax import tabular
 from qualiclip_jax.errors import UserError
 from qualiclip_jax.images import IMAGE_EXTENSIONS, is_system_folder, walk
 
@@ -184,22 +184,10 @@ class Archive:
                 yield f"{self.locate(path)}, line {number}", line.strip()
 
     def rows(self, path: str, columns: tuple[str, ...]) -> Iterator[tuple[str, dict[str, str]]]:
-        """Rows of a CSV file with a header line; `columns` must be there.
-
-        Yields:
-          (file and line, for error messages; the row as a dict).
-        """
-        text = io.StringIO(self._read_labels(path).decode("utf-8-sig", errors="replace"), newline="")
-        reader = csv.DictReader(text, skipinitialspace=True)
-        try:
-            self._check_columns(path, columns, reader.fieldnames or [])
-            for row in reader:
-                where = f"{self.locate(path)}, line {reader.line_num}"
-                if any(row[c] is None for c in columns):
-                    raise UserError(f"{where}: too few columns")
-                yield where, row
-        except csv.Error as error:  # a quotation mark that is never closed
-            raise UserError(f"{self.locate(path)}, line {reader.line_num}: {error}") from None
+        """Yields the rows of a CSV file: file and line, for error messages, and the fields of `columns` by name."""
+        table = tabular.parse(self._read_labels(path), self.locate(path), *((name.lower(),) for name in columns))
+        for index, fields in enumerate(zip(*(table.labels(name.lower()) for name in columns))):
+            yield table.where(index), dict(zip(columns, fields))
 
     def sheet(self, path: str, columns: tuple[str, ...], sheet: str | None = None) -> Iterator[tuple[str, dict]]:
         """Like `rows`, for an Excel workbook: its first sheet or the one named, below the row that has `columns`."""
