@@ -3,9 +3,11 @@
 Exit status: 0 done, 1 could not, 2 done in part, 130 interrupted.
 """
 
+import difflib
 import importlib
 import sys
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 from qualiclip_jax.errors import UserError
 from qualiclip_jax.version import __version__
@@ -52,7 +54,7 @@ def run(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None 
         return FAILED
 
 
-def console() -> None:
+def console() -> NoReturn:
     """The console command: `qualiclip COMMAND ...` is `python -m qualiclip_jax.COMMAND ...`."""
     arguments = sys.argv[1:]
     if arguments[:1] == ["--version"]:
@@ -62,7 +64,9 @@ def console() -> None:
         asked_for_help = bool(arguments) and arguments[0] in ("-h", "--help", "help")
         stream = sys.stdout if asked_for_help else sys.stderr
         if arguments and not asked_for_help:
-            print(f"error: no command {arguments[0]!r}", file=stream)
+            close = difflib.get_close_matches(arguments[0], COMMANDS, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            print(f"error: no command {arguments[0]!r}{hint}", file=stream)
         print("usage: qualiclip COMMAND ...   (qualiclip COMMAND --help tells more)\n", file=stream)
         for name, what in COMMANDS.items():
             print(f"  {name:13s} {what}", file=stream)

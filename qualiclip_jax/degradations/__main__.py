@@ -1,4 +1,4 @@
-"""python -m qualiclip_jax.degradations: look at the 24 degradations of a photograph, or write one of them."""
+"""qualiclip degradations: look at the 24 degradations of a photograph, or write one of them."""
 
 import argparse
 import os
@@ -14,7 +14,7 @@ from qualiclip_jax.errors import UserError
 def main(argv: Sequence[str]) -> int | None:
     """Writes a contact sheet, or with `--type` one degraded photograph."""
     parser = argparse.ArgumentParser(
-        prog="python -m qualiclip_jax.degradations",
+        prog="qualiclip degradations",
         description=__doc__.split(": ")[1],
         epilog=f"types: {', '.join(TYPES)}",
     )

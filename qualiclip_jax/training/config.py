@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from qualiclip_jax import objective, prompts
 from qualiclip_jax.degradations.catalog import TYPES, types_by_group
 from qualiclip_jax.errors import UserError
+from qualiclip_jax.training import suggest
 
 OPTIMIZERS = ("adamw", "lion", "sgd")
 SCHEDULES = ("cosine", "constant", "frozen")
@@ -163,7 +164,7 @@ def check(config: ConfigDict) -> None:
     _check_fields(config)
     for field in AT_LEAST_1:
         require(value_of(field) >= 1, field, "1 or more")
-    for field, value in _fields(config):
+    for field, value in fields(config):
         if isinstance(value, (int, float)):
             require(0 <= value < math.inf, field, "0 or more, and finite")
     require(config.seed < 2**63, "seed", "below 2**63")
@@ -237,18 +238,20 @@ def _is_schedule_row(row: Any) -> bool:
 
 
 def _check_fields(config: ConfigDict) -> None:
-    """Checks that there are the fields of `default_config`, no others, and each of its kind."""
-    defaults, given = dict(_fields(default_config())), dict(_fields(config))
+    """Checks that the config has exactly the fields of `default_config`, each with a value of its type."""
+    defaults, given = dict(fields(default_config())), dict(fields(config))
     for name, default in defaults.items():
         if name not in given:
             raise UserError(
                 f"config.{name} is missing: get_config() has to start from training.config.default_config()"
             )
         if not _is_like(given[name], default):
-            raise UserError(f"config.{name} is {given[name]!r}, but must be of the kind of {default!r}")
+            raise UserError(f"config.{name} is {given[name]!r}, but must be {kind(default)}")
     for name in given:
         if name not in defaults and not name.startswith("model.image."):
-            raise UserError(f"config.{name}: there is no such field")
+            meant = suggest.field(name, defaults)
+            hint = f"; did you mean {meant!r}?" if meant else ""
+            raise UserError(f"config.{name}: there is no such field{hint}")
 
 
 def _is_like(value: Any, default: Any) -> bool:
@@ -257,10 +260,18 @@ def _is_like(value: Any, default: Any) -> bool:
     return type(value) is type(default) or (isinstance(default, float) and type(value) is int)
 
 
-def _fields(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Name and value of every field, those of the sections with their prefix, `data.flip`."""
+def kind(default: Any) -> str:
+    """Says what a field's values are, by its default: "a float, like the default 1.0"."""
+    if isinstance(default, bool):
+        return f"True or False, like the default {default}"
+    name = {int: "an integer", float: "a float", str: "a string", tuple: "a tuple"}[type(default)]
+    return f"{name}, like the default {default!r}"
+
+
+def fields(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields the full name and the value of every field: ("data.flip", True)."""
     for name, value in config.items():
         if isinstance(value, ConfigDict):
-            yield from _fields(value, f"{prefix}{name}.")
+            yield from fields(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value

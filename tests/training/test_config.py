@@ -28,9 +28,14 @@ def test_config_files_are_valid(path):
         ("--config.sedd=3", r"--config.sedd: .*tiny.py has no such field; did you mean 'seed'\?"),
         ("--config.data.sourc=x", r"--config.data.sourc: .* did you mean 'source'\?"),
         ("--config.model.image.wdth=3", r"--config.model.image.wdth: .* did you mean 'width'\?"),
-        ("--config.seed=abc", "--config.seed=abc"),
+        ("--config.lr=3", r"--config.lr: .*; did you mean 'learning_rate'\?"),
+        ("--config.weight_decay=3", r"--config.weight_decay: .*; did you mean 'optimizer.weight_decay'\?"),
+        ("--lr=3", r"--lr: no such flag; did you mean 'learning_rate'\?"),
+        ("--workdr=x", r"--workdr: no such flag; did you mean 'workdir'\?"),
+        ("--config.seed=abc", "--config.seed=abc: must be an integer, like the default 0$"),
+        ("--config.learning_rate=fast", "--config.learning_rate=fast: must be a float, like the default 1e-05$"),
+        ("--config.data.flip=maybe", "--config.data.flip=maybe: must be True or False, like the default True$"),
         ("--config=no_such.py", "no_such.py: no such file"),
-        ("--workdr=x", "workdr"),
         ("stray", "'stray' is not a flag"),
     ],
 )
@@ -76,9 +81,9 @@ def test_mistakes_in_the_file(tmp_path, monkeypatch, code, message):
     [
         ("del c.log_every", "config.log_every is missing"),
         ("c.data = ConfigDict({'flip': True})", "config.data.cache_mb is missing"),
-        ("c.stepz = 3", "config.stepz: there is no such field"),
+        ("c.stepz = 3", r"config.stepz: there is no such field; did you mean 'steps'\?"),
         ("c.steps = config_dict.placeholder(int)", "config.steps is None"),
-        ("c.data.flip = 1", "config.data.flip is 1"),
+        ("c.data.flip = 1", "config.data.flip is 1, but must be True or False, like the default True"),
     ],
 )
 def test_unlocked_configs_are_checked_field_by_field(tmp_path, change, message):
