@@ -161,8 +161,11 @@ def test_start_stop_on_a_host(stand_in, tmp_path):
 def test_slurm_dry_run_shows_options_and_command():
     result = run(SLURM, "--dry-run", "--config", "my configs/c.py")
     assert result.returncode == 0
-    assert "--signal=TERM@300" in result.stdout
-    assert result.stdout.splitlines()[-1].endswith("-m' 'qualiclip_jax.train' '--config' 'my configs/c.py'")
+    *options, command = result.stdout.splitlines()
+    assert "--signal=TERM@300" in options
+    (cpus,) = [option for option in options if "cpus-per-task" in option]
+    assert f"'{cpus}'" in command
+    assert command.endswith("-m' 'qualiclip_jax.train' '--config' 'my configs/c.py'")
 
 
 def test_slurm_wants_a_job_and_a_config():
@@ -181,10 +184,10 @@ def test_slurm_wants_a_job_and_a_config():
 def test_slurm_job_goes_back_into_the_queue_after_sigterm_only(stand_in, tmp_path, last_line, status, calls):
     stand_in("scontrol", f'echo "$@" >> {tmp_path}/calls')
     path = stand_in("srun", f'printf "%s\\n" "$@" > {tmp_path}/srun; echo "{last_line}"; exit {status}')
-    result = run(SLURM, "--config", "c.py", cwd=tmp_path, PATH=path, SLURM_JOB_ID="7", SLURM_CPUS_PER_TASK="8")
+    result = run(SLURM, "--config", "c.py", cwd=tmp_path, PATH=path, SLURM_JOB_ID="7", SLURM_CPUS_PER_TASK="12")
     assert (result.returncode, result.stdout) == (status, last_line + "\n")
     assert ((tmp_path / "calls").read_text() if (tmp_path / "calls").exists() else "") == calls
-    assert "--cpus-per-task=8" in (tmp_path / "srun").read_text()
+    assert "--cpus-per-task=12" in (tmp_path / "srun").read_text()
 
 
 @pytest.mark.parametrize(("tasks", "devices"), [("1", "0,1,2,3"), ("4", "unset")])
