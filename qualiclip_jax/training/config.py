@@ -93,7 +93,7 @@ def default_config() -> ConfigDict:
     c.eval.max_photos = 16
     c.eval.crop_size = 224  # pixels, of the two crops cut from each
     c.eval.rated = ()  # rated sets, e.g. ("koniq10k", "csv:my.csv")
-    c.eval.best = "synthetic"  # the metric that picks the best checkpoint: "synthetic" or "srcc/NAME"
+    c.eval.best = "synthetic"  # picks the best checkpoint: "synthetic", "srcc/NAME", or a part of such a name
 
     c.lock()  # a misspelt field in a config file is an error too
     c.model.image.unlock()

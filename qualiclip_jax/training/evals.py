@@ -1,6 +1,7 @@
 """Evaluation during training: the synthetic benchmark on held-out photos, and rated sets."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import jax
@@ -26,8 +27,8 @@ class Evaluator:
       model: gives prompts and architecture.
 
     Raises:
-      UserError: photos or sets that are not there, cannot be read, are smaller than the crops, or have opinions that
-        nothing can correlate with.
+      UserError: if photos or sets are not there or cannot be read, if a photo is smaller than the crops, if a set's
+        opinions are constant or not finite, or if `eval.best` names none of the metrics.
     """
 
     def __init__(self, config: ConfigDict, recipe: Recipe, model: checkpoint.Model):
@@ -45,10 +46,14 @@ class Evaluator:
             return quality.quality_score(features, recipe.prompt_features, config.temperature)
 
         self._score = score
+        self.best = best_name(config.eval.best, self.names()) if self.names() else ""
 
     def __call__(self, state: TrainState) -> dict[str, float]:
-        """`synthetic`: mean over the 24 types of the Spearman correlation of level and score (best -1), and
-        `srcc/NAME` for each rated set (best 1); NaN where scores are constant."""
+        """Returns the metrics by name; NaN where scores are constant.
+
+        `synthetic` is the mean over the 24 types of the Spearman correlation of level and score (best -1), `srcc/NAME`
+        that of score and opinion of a rated set (best 1).
+        """
         params, batch_stats = jax.device_get((state.scoring_params, state.batch_stats))
         results = {}
         if self._photos:
@@ -70,12 +75,12 @@ class Evaluator:
         return {name: float(value) for name, value in results.items()}
 
     def names(self) -> list[str]:
-        """The names of the metrics it gives."""
+        """Returns the names of the metrics."""
         return [*(["synthetic"] if self._photos else []), *(f"srcc/{name}" for name in self._rated)]
 
 
 def _checked(rated_set: RatedSet) -> tuple[RatedSet, list[tuple[int, int]]]:
-    """A set and the sizes of its images, before anything is trained."""
+    """Returns a set and the sizes of its images, after checking that it can be measured."""
     from qualiclip_jax.evaluation import correlation
 
     opinions = correlation.check_values(rated_set.mos, f"opinions of {rated_set.name}")
@@ -104,9 +109,27 @@ def _check_crop(photos: list[tuple[str, np.ndarray]], crop_size: int) -> None:
         )
 
 
-def best_metric(config: ConfigDict, results: dict[str, float]) -> float | None:
-    """The number that picks the best checkpoint, higher is better; None if it was not measured or is not defined."""
-    value = results.get(config.eval.best)
+def best_name(wanted: str, names: Sequence[str]) -> str:
+    """Returns the metric that `config.eval.best` means: its name, or a part of it that no other has.
+
+    Raises:
+      UserError: if none or several of `names` are meant.
+    """
+    meant = [name for name in names if name == wanted] or [name for name in names if wanted and wanted in name]
+    if len(meant) != 1:
+        several = "means several" if meant else "is not measured"
+        raise UserError(f"config.eval.best is {wanted!r}, which {several}: take one of {', '.join(meant or names)}")
+    return meant[0]
+
+
+def best_metric(best: str, results: dict[str, float]) -> float | None:
+    """Returns the number that picks the best checkpoint, higher is better; None if it is not measured or not defined.
+
+    Args:
+      best: name of the metric (`best_name`).
+      results: what an `Evaluator` returned.
+    """
+    value = results.get(best)
     if value is None or not np.isfinite(value):
         return None
-    return -value if config.eval.best == "synthetic" else value
+    return -value if best == "synthetic" else value

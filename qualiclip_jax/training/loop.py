@@ -1,10 +1,10 @@
 """The training loop: evaluate and save the old state, next batch, step, log."""
 
+import contextlib
 import dataclasses
 import math
-import signal
 import sys
-import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,10 @@ from qualiclip_jax import checkpoint, degradations, storage
 from qualiclip_jax.data import pristine
 from qualiclip_jax.errors import UserError
 from qualiclip_jax.progress import Progress
-from qualiclip_jax.training import build, evals, flops, metrics, parallel, pictures, workdir
+from qualiclip_jax.training import build, evals, metrics, parallel, pictures, workdir
 from qualiclip_jax.training import config as config_lib
+from qualiclip_jax.training.signals import StopSignals
+from qualiclip_jax.training.speedometer import Speedometer
 from qualiclip_jax.training.state import Recipe, TrainState, create_state
 from qualiclip_jax.training.step import degrade_batch, draw_types, train_step
 
@@ -48,8 +50,8 @@ def train(config: ConfigDict, directory: str | Path, overwrite: bool = False) ->
       overwrite: remove an earlier run there first.
 
     Raises:
-      UserError: for whatever the user can mend, before anything is trained where that is possible; and when a metric is
-        not finite.
+      UserError: if a field, the photos, the weights or the directory are not usable, before anything is trained where
+        that is possible; if another process trains in the directory; if a metric is not finite.
     """
     directory = Path(directory).expanduser().absolute()
     config_lib.check(config)
@@ -61,12 +63,11 @@ def train(config: ConfigDict, directory: str | Path, overwrite: bool = False) ->
     recipe, params, batch_stats = build.build_recipe(config, model, steps)
     state = create_state(params, batch_stats, recipe)
     evaluator = evals.Evaluator(config, recipe, model)
-    if config.eval.best not in evaluator.names() and evaluator.names():
-        raise UserError(f"config.eval.best is {config.eval.best!r}, but measured are {', '.join(evaluator.names())}")
     saved_bytes = sum(x.nbytes for x in jax.tree.leaves((state, params, batch_stats)))  # to go on, and to score with
-    parallel.from_primary(lambda: workdir.prepare(directory, config, overwrite, saved_bytes))
     run = _Run(config, directory, model, recipe, evaluator, steps)
-    with _StopSignals() as stop:  # until the last checkpoint is written
+    with contextlib.ExitStack() as held, StopSignals() as stop:  # until the last checkpoint is written
+        parallel.from_primary(lambda: held.enter_context(workdir.lock(directory)))
+        parallel.from_primary(lambda: workdir.prepare(directory, config, overwrite, saved_bytes))
         state = run.restore_or_begin(state)
         print_header(config, directory, source, state, steps)
         batches = _open_batches(config, source, int(state.step))
@@ -78,7 +79,7 @@ def train(config: ConfigDict, directory: str | Path, overwrite: bool = False) ->
 
 
 def _open_batches(config: ConfigDict, source: pristine.Source, step: int) -> pristine.CropPairs:
-    """This process's part of the batches from a step on."""
+    """Opens this process's part of the batches, from a step on."""
     return pristine.crop_pairs(
         source,
         batch_size=config.batch_size,
@@ -111,6 +112,7 @@ class _Run:
     ):
         self.config, self.directory, self.model, self.recipe = config, directory, model, recipe
         self.evaluator, self.steps = evaluator, steps
+        self.speed = Speedometer(config.batch_size, config.model.compute_dtype)
         self.checkpoints: checkpoint.TrainingCheckpoints | None = None  # on the primary process alone
         self.writer: metrics.MetricsWriter | None = None  # likewise
         self.pending: list[dict[str, jax.Array]] = []  # metrics of the steps since the last flush, on the device
@@ -118,15 +120,16 @@ class _Run:
         self.evaluated_step = self.saved_step = -1
 
     def restore_or_begin(self, state: TrainState) -> TrainState:
-        """The state of the last complete checkpoint; the given one, kept as `initial` for later comparison, if none."""
+        """Returns the state of the last complete checkpoint, else the given one, which is kept as `initial`."""
         opened = parallel.from_primary(lambda: self._open(state))
         state, self.saved_step, self.evaluated_step, self.evaluation = opened
         return state
 
     def _open(self, state: TrainState) -> tuple[TrainState, int, int, dict[str, float]]:
-        """Opens the files of the run; gives its state, the steps of its last checkpoint and evaluation, and the latter.
+        """Opens the files of the run.
 
-        A step is -1 if there is none.
+        Returns:
+          (state, step of the last checkpoint, step of the last evaluation, its values); a step is -1 if there is none.
         """
         folder = self.directory / "checkpoints"
         if not (folder / checkpoint.INITIAL).exists():  # before the manager begins to clear temporary directories away
@@ -138,46 +141,46 @@ class _Run:
         self.writer = metrics.MetricsWriter(self.directory, int(state.step))
         return state, -1 if step is None else step, *_last_evaluation(self.directory)
 
-    def loop(self, state: TrainState, batches, stop: "_StopSignals") -> Result:
+    def loop(self, state: TrainState, batches: pristine.CropPairs, stop: StopSignals) -> Result:
         """Runs to the last step, or until a signal asks to stop."""
         step, state = int(state.step), parallel.replicate(state)
         compiled = parallel.parallel_step(train_step, self.recipe)
-        speed = _Speedometer(self.config, step)
+        self.speed.restart(step)
         bar = Progress(self.steps, "training", "step", done=step, show=parallel.is_primary())
         with bar as progress:
             while True:
-                finished = step >= self.steps
-                stopping = stop.asked(step)
-                if not stopping and (finished or self._due(step, self.config.eval.every) or step == 0):
-                    self.evaluate(step, state, progress, speed)
+                finished, stopping = step >= self.steps, stop.asked(step)
+                if not stopping and (step == 0 or finished or self._due(step, self.config.eval.every)):
+                    self.evaluate(step, state, progress)
                 if finished or stopping or self._due(step, self.config.checkpoint.every):
-                    with speed.paused():
+                    with self.speed.paused():
                         self.save(step, state)
                 if finished or stopping:
                     break
-                with speed.waiting_for_data():
-                    batch = next(batches)
-                if step == 0:
-                    self.draw_examples(batch)
-                batch = parallel.put_batch(batch)
-                if speed.flops_per_step is None:
-                    speed.estimate_flops(compiled, state, batch)
-                with jax.transfer_guard("disallow"):
-                    state, step_metrics = compiled(state, batch)
+                state = self.advance(step, state, batches, compiled)
                 step += 1
-                self.pending.append(step_metrics)
-                note = ""
-                if self._due(step, self.config.log_every) or step == self.steps:
-                    note = self.log(step, speed)
-                progress.advance(1, note)
+                last_or_due = step == self.steps or self._due(step, self.config.log_every)
+                progress.advance(1, self.log(step) if last_or_due else "")
         parallel.from_primary(self._finish_writing)
         if parallel.is_primary():
-            pictures.save_curves(
-                self.directory / "curves.png",
-                storage.read_jsonl(self.directory / metrics.STEPS),
-                storage.read_jsonl(self.directory / metrics.EVALUATIONS),
-            )
+            self.draw_curves()
         return Result(step, "" if finished else stopping, self.evaluation, batches.counters)
+
+    def advance(
+        self, step: int, state: TrainState, batches: pristine.CropPairs, compiled: Callable[..., Any]
+    ) -> TrainState:
+        """Takes the step after `step`; its metrics stay on the device until the next flush."""
+        with self.speed.waiting_for_data():
+            batch = next(batches)
+        if step == 0:
+            self.draw_examples(batch)
+        batch = parallel.put_batch(batch)
+        if self.speed.flops_per_step is None:
+            self.speed.estimate_flops(compiled, state, batch)
+        with jax.transfer_guard("disallow"):
+            state, step_metrics = compiled(state, batch)
+        self.pending.append(step_metrics)
+        return state
 
     def _due(self, step: int, every: int) -> bool:
         return every > 0 and step > 0 and step % every == 0
@@ -189,9 +192,9 @@ class _Run:
         metrics.check_finite(step - len(rows) + 1, rows)
         return rows
 
-    def log(self, step: int, speed: "_Speedometer") -> str:
+    def log(self, step: int) -> str:
         """Writes the metrics of a step; returns the line that stands beside the bar."""
-        row = self.flush(step)[-1] | speed.read(step) | metrics.device_memory()
+        row = self.flush(step)[-1] | self.speed.read(step) | metrics.device_memory()
         if self.writer is not None:
             self.writer.write(step, row)
         return (
@@ -199,11 +202,11 @@ class _Run:
             f"neg {row['negative']:.3f})  rank {row['rank_accuracy']:.3f}  {row['images_per_second']:.1f} images/s"
         )
 
-    def evaluate(self, step: int, state: TrainState, progress: Progress, speed: "_Speedometer") -> None:
+    def evaluate(self, step: int, state: TrainState, progress: Progress) -> None:
         """Measures the state, unless this very step was measured before a restart."""
         if not self.evaluator.names() or self.evaluated_step == step:
             return
-        with speed.paused():
+        with self.speed.paused():
             self.evaluation = parallel.from_primary(lambda: self.evaluator(state))
         self.evaluated_step = step
         if self.writer is not None:
@@ -224,7 +227,7 @@ class _Run:
         measured = self.evaluation if self.evaluated_step == step else {}
         facts = {"step": step} | ({"evaluation": measured} if measured else {})
         model = build.scoring_model(self.recipe, state, self.model, facts)
-        best = evals.best_metric(self.config, measured)
+        best = evals.best_metric(self.evaluator.best, measured)
         try:
             self.checkpoints.save(step, model, state, best)
         except OSError as error:
@@ -250,7 +253,7 @@ class _Run:
         )
 
     def draw_examples(self, batch: dict[str, np.ndarray]) -> None:
-        """An early look at the degradations of the first images of the first batch."""
+        """Draws the degradations of the first images, for an early look."""
         if not parallel.is_primary():
             return
         few = {name: x[:4] for name, x in batch.items()}
@@ -261,6 +264,11 @@ class _Run:
         titles = ["\n+ ".join(degradations.TYPES[t] for t in row if t >= 0) for row in types]
         pictures.save_degraded_examples(self.directory / "degradations.png", few["crops"], np.asarray(degraded), titles)
 
+    def draw_curves(self) -> None:
+        """Draws the whole run, parts before a restart included."""
+        rows = (storage.read_jsonl(self.directory / name) for name in (metrics.STEPS, metrics.EVALUATIONS))
+        pictures.save_curves(self.directory / "curves.png", *rows)
+
     def close(self) -> None:
         """Ends the background work."""
         if self.checkpoints is not None:
@@ -269,95 +277,8 @@ class _Run:
             self.writer.close()
 
 
-class _StopSignals:
-    """While entered, the first SIGTERM or Ctrl-C only asks the loop to save and stop; a second Ctrl-C stops at once.
-
-    Several processes must stop at the same step: there JAX's preemption service takes SIGTERM, also for Ctrl-C.
-    """
-
-    def __init__(self):
-        self._alone = parallel.is_alone()
-        self._name = ""
-        self._previous: dict[int, Any] = {}
-
-    def __enter__(self) -> "_StopSignals":
-        for number in (signal.SIGTERM, signal.SIGINT) if self._alone else (signal.SIGINT,):
-            self._previous[number] = signal.signal(number, self._ask)
-        return self
-
-    def _ask(self, number: int, frame: Any) -> None:
-        if self._name and number == signal.SIGINT:
-            raise KeyboardInterrupt("at once; the same command goes on from the last checkpoint")
-        self._name = signal.Signals(number).name
-        if not self._alone:
-            signal.raise_signal(signal.SIGTERM)
-
-    def asked(self, step: int) -> str:
-        """The name of the signal that asks to stop at this step, else ""; to be called at every step."""
-        if self._alone:
-            return self._name
-        return (self._name or "SIGTERM") if parallel.preempted(step) else ""
-
-    def __exit__(self, *exception: Any) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-
-class _Speedometer:
-    """Images per second, step time and time waiting for data since the last reading, pauses left out."""
-
-    def __init__(self, config: ConfigDict, step: int):
-        self._batch_size = config.batch_size
-        self._dtype = config.model.compute_dtype
-        self.flops_per_step: float | None = None
-        self._peak = 0.0
-        self._restart(step)
-
-    def _restart(self, step: int) -> None:
-        self._step, self._start, self._waited, self._excluded = step, time.perf_counter(), 0.0, 0.0
-
-    def waiting_for_data(self) -> "_Stopwatch":
-        """Counts the time inside as waiting."""
-        return _Stopwatch(lambda seconds: setattr(self, "_waited", self._waited + seconds))
-
-    def paused(self) -> "_Stopwatch":
-        """Leaves the time inside out (evaluation, checkpoints)."""
-        return _Stopwatch(lambda seconds: setattr(self, "_excluded", self._excluded + seconds))
-
-    def estimate_flops(self, compiled, state, batch) -> None:
-        """Counts the operations of a step, and measures what the device can do."""
-        with self.paused():
-            self.flops_per_step = flops.count(compiled, state, batch)
-            self._peak = flops.matmul_rate(self._dtype)
-
-    def read(self, step: int) -> dict[str, float]:
-        """The figures since the last reading."""
-        steps = step - self._step
-        seconds = max(time.perf_counter() - self._start - self._excluded, 1e-9)
-        values = {
-            "images_per_second": steps * self._batch_size / seconds,
-            "step_seconds": seconds / steps,
-            "data_wait_seconds": self._waited / steps,
-        }
-        if self.flops_per_step:
-            values["flops_utilisation"] = self.flops_per_step * steps / seconds / self._peak
-        self._restart(step)
-        return values
-
-
-class _Stopwatch:
-    def __init__(self, report):
-        self._report = report
-
-    def __enter__(self) -> None:
-        self._start = time.perf_counter()
-
-    def __exit__(self, *exception: Any) -> None:
-        self._report(time.perf_counter() - self._start)
-
-
 def _last_evaluation(directory: Path) -> tuple[int, dict[str, float]]:
-    """Its step (-1: none) and what was measured; NaN what was not defined."""
+    """Returns the step of the last evaluation (-1 if there is none) and what was measured; NaN what is not defined."""
     rows = storage.read_jsonl(directory / metrics.EVALUATIONS)
     if not rows:
         return -1, {}
@@ -365,7 +286,7 @@ def _last_evaluation(directory: Path) -> tuple[int, dict[str, float]]:
     return step, {name: math.nan if value is None else value for name, value in rows[-1].items()}
 
 
-def print_header(config: ConfigDict, directory: Path, source, state: TrainState, steps: int) -> None:
+def print_header(config: ConfigDict, directory: Path, source: pristine.Source, state: TrainState, steps: int) -> None:
     """Says what is about to happen, on the primary process."""
     if not parallel.is_primary():
         return

@@ -1,7 +1,9 @@
 """The working directory of a run: whose it is, whether it can be written, what is removed by --overwrite."""
 
+import contextlib
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -11,6 +13,19 @@ from qualiclip_jax.errors import UserError
 from qualiclip_jax.training import config as config_lib
 
 WRITTEN = ("config.json", "metrics.jsonl", "evaluations.jsonl", "degradations.png", "curves.png")
+
+
+@contextlib.contextmanager
+def lock(workdir: Path) -> Iterator[None]:
+    """Keeps other processes from training in the directory at the same time.
+
+    Raises:
+      UserError: if one does already, or if there cannot be such a directory.
+    """
+    with _write_errors(workdir):
+        workdir.parent.mkdir(parents=True, exist_ok=True)
+    with storage.lock(workdir):
+        yield
 
 
 def prepare(workdir: Path, config: ConfigDict, overwrite: bool, checkpoint_bytes: int) -> None:
@@ -23,16 +38,22 @@ def prepare(workdir: Path, config: ConfigDict, overwrite: bool, checkpoint_bytes
       checkpoint_bytes: size of one checkpoint.
 
     Raises:
-      UserError: if it cannot be written, holds the run of another config (the difference is shown; more steps are none
-        under a constant schedule), or lies on a disk without room for the checkpoints.
+      UserError: if it cannot be written, lies on a disk without room for the checkpoints, or holds the run of another
+        config, whose difference is shown. Under a constant schedule, more steps are no difference.
     """
-    try:
+    with _write_errors(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
         if overwrite:
             _clear(workdir)
         _refuse_other_config(workdir / "config.json", config)
         _check_space(workdir, checkpoint_bytes, config.checkpoint.keep_last)
         storage.write_bytes(workdir / "config.json", f"{config_lib.to_json(config)}\n".encode())
+
+
+@contextlib.contextmanager
+def _write_errors(workdir: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise UserError(f"--workdir {workdir} cannot be written: {error.strerror or error}") from None
 

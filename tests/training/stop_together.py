@@ -3,7 +3,7 @@
 import time
 
 from qualiclip_jax.errors import UserError
-from qualiclip_jax.training import loop, parallel
+from qualiclip_jax.training import parallel, signals
 
 
 def fail():
@@ -20,7 +20,7 @@ def main():
     except UserError as error:
         print(f"error: {error}", flush=True)
     step = 0
-    with loop._StopSignals() as stop:
+    with signals.StopSignals() as stop:
         print("ready", flush=True)
         while not (name := stop.asked(step)):
             parallel.from_primary(time.time)  # the processes go in step

@@ -8,14 +8,16 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from qualiclip_jax import checkpoint, storage, train
+from qualiclip_jax import checkpoint, cli, storage, train
 from qualiclip_jax.errors import UserError
-from qualiclip_jax.training import build, evals, flops, loop, metrics, parallel, workdir
+from qualiclip_jax.training import build, evals, flops, loop, metrics, parallel, signals, workdir
 from tests.training.test_config import TINY
 
 
 class Evaluator:
     """Measures the number of the step; remembers which it was asked for."""
+
+    best = "synthetic"
 
     def __init__(self, *_):
         self.steps = []
@@ -62,7 +64,7 @@ def steps_of(path):
 
 def test_a_stop_at_an_evaluation_loses_none_and_invents_none(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(loop._StopSignals, "asked", lambda self, step: "SIGTERM" if step == 2 else "")
+        patch.setattr(signals.StopSignals, "asked", lambda self, step: "SIGTERM" if step == 2 else "")
         assert loop.train(config(), tmp_path).stopped_by == "SIGTERM"
     assert Evaluator.last.steps == [0]
     meta = checkpoint._read_meta(tmp_path / "checkpoints/2")
@@ -98,6 +100,35 @@ def test_signals_count_from_the_first_checkpoint_to_the_last(tmp_path, monkeypat
     assert outside == []
     assert (early.step, early.stopped_by) == (0, "SIGTERM")
     assert train._ending(early, "two") == "stopped by SIGTERM before the first step: nothing to save"
+
+
+def test_the_second_ctrl_c_stops_at_once_and_the_next_run_goes_on(tmp_path, monkeypatch, capsys):
+    advance = loop._Run.advance
+
+    def advance_and_interrupt(run, step, *arguments):
+        if step == 3:
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+        return advance(run, step, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop._Run, "advance", advance_and_interrupt)
+        assert cli.run(lambda _: loop.train(config(), tmp_path).step, ()) == cli.INTERRUPTED
+    message = "interrupted: at once; the same command goes on from the last checkpoint"
+    assert capsys.readouterr().err.endswith(f"\n{message}\n")
+    assert [path.name for path in (tmp_path / "checkpoints").glob("[0-9]*")] == ["2"]  # not saved again
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert loop.train(config(), tmp_path).step == 4
+    assert Evaluator.last.steps == [4]  # it went on from step 2, which was measured
+
+
+def test_one_run_at_a_time_in_a_directory(tmp_path):
+    with workdir.lock(tmp_path / "run"), pytest.raises(UserError, match="run is being written by another process"):
+        loop.train(config(), tmp_path / "run", overwrite=True)
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="--workdir .*file/run cannot be written: File exists"):
+        loop.train(config(), tmp_path / "file" / "run")
 
 
 def test_a_disk_without_room_is_said_before_anything_is_written(tmp_path, monkeypatch):

@@ -46,3 +46,21 @@ def test_an_image_that_cannot_be_scored_is_named(place):
     checked = evals._checked(rated.load(f"csv:{place}/set.csv"))
     with pytest.raises(UserError, match=r"set\.csv: \d\.png cannot be scored: truncated"):
         evals._srcc(scored_by(lambda image: ImageError("image", "truncated")), *checked)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "meant"),
+    [
+        ("synthetic", "synthetic"),
+        ("srcc/csv:/photos/ratings.csv", "srcc/csv:/photos/ratings.csv"),
+        ("ratings", "srcc/csv:/photos/ratings.csv"),
+        ("koniq10k", "srcc/koniq10k"),
+    ],
+)
+def test_the_best_metric_is_named_by_any_part_that_tells_it_apart(wanted, meant):
+    names = ["synthetic", "srcc/koniq10k", "srcc/csv:/photos/ratings.csv"]
+    assert evals.best_name(wanted, names) == meant
+    with pytest.raises(UserError, match="config.eval.best is 'srcc', which means several: take one of srcc/koniq10k, "):
+        evals.best_name("srcc", names)
+    with pytest.raises(UserError, match="config.eval.best is '', which is not measured: take one of synthetic, "):
+        evals.best_name("", names)
