@@ -1,5 +1,10 @@
 """Judging from Python, with tables of scores in place of models."""
 
+import re
+import shutil
+import textwrap
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -83,3 +88,19 @@ def test_labels_are_used_or_reported(place, tmp_path, name, labels, remark):
         assert judgement.official.images == 4
     if remark is None and name == "distortion":
         assert set(judgement.groups) == {"blur", "compression"}
+
+
+def test_samples_of_the_page(place, monkeypatch):
+    """The two samples of docs/evaluation.md that need no model run as they are."""
+    page = (Path(__file__).parents[2] / "docs/evaluation.md").read_text().partition("## From Python")[2]
+    blocks = re.findall(r"(?:^(?:    .*)?\n)+", page, re.MULTILINE)
+    samples = [textwrap.dedent(block) for block in blocks if "import" in block]
+    monkeypatch.chdir(place)
+    for name, copy in (("set", "ratings"), ("a", "niqe"), ("b", "scores")):
+        shutil.copy(f"{name}.csv", f"{copy}.csv")
+    mos, a, b = column(place / "set.csv", "mos"), column(place / "a.csv", "score"), column(place / "b.csv", "score")
+    names = {"mos": mos, "scores": a, "scores_of_another": b}
+    for sample in samples[:2]:
+        exec(sample, names)
+    assert names["found"].sets[0].judgement.whole.srcc == pytest.approx(-stats.spearmanr(a, mos).statistic)
+    assert (place / "report.html").exists()
