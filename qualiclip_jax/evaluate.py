@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from qualiclip_jax import cli
+from qualiclip_jax import cli, tabular
 from qualiclip_jax.errors import UserError
 
 
@@ -14,29 +14,35 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="qualiclip evaluate",
         description="Measures how well quality scores agree with human opinion, and with levels of degradation.",
-        epilog="Scores are kept in the output folder as they come: an interrupted or repeated command goes on.",
+        epilog="Scores are kept in the output folder as they come. The same command goes on after an interruption.",
     )
     parser.add_argument("--checkpoint", metavar="DIR", help="a model (default: the small one of the package)")
-    parser.add_argument("--scores", type=Path, metavar="CSV", help="judge these scores (columns image, score) instead")
-    parser.add_argument("--lower-is-better", action="store_true", help="of --scores: a lower score is better")
+    parser.add_argument("--scores", type=Path, metavar="FILE", help="judge a table of scores (columns image, score)")
+    parser.add_argument("--lower-is-better", action="store_true", help="in --scores a lower score means a better image")
     parser.add_argument(
         "--dataset", action="append", metavar="NAME,...", dest="datasets",
         help="prepared sets, csv:FILE[@FOLDER], synthetic[:SOURCE] (default: synthetic:sample:test)",
     )  # fmt: skip
-    parser.add_argument("--data-dir", type=Path, metavar="DIR", help="where prepared sets lie")
-    parser.add_argument("--allow-missing", action="store_true", help="leave out images of a CSV that are not there")
+    parser.add_argument("--data-dir", type=Path, metavar="DIR", help="folder of the prepared sets")
+    parser.add_argument("--allow-missing", action="store_true", help="leave out rated images that are not there")
     parser.add_argument("--out", type=Path, default=Path("evaluation"), metavar="DIR", help="default: ./evaluation")
-    parser.add_argument("--cache", type=Path, metavar="DIR", help="where scores are kept (default: OUT/cache)")
+    parser.add_argument("--cache", type=Path, metavar="DIR", help="folder that keeps scores (default: OUT/cache)")
     parser.add_argument(
-        "--baseline", default="auto", metavar="DIR",
-        help="checkpoint to compare with, a CSV of scores, or none (default: the model before its training, if known)",
+        "--baseline", default="auto", metavar="DIR|FILE",
+        help="a model or a table of scores to compare with, or none (default: the model before its training, if known)",
     )  # fmt: skip
-    parser.add_argument("--baseline-lower-is-better", action="store_true", help="of a CSV given as --baseline")
+    parser.add_argument(
+        "--baseline-lower-is-better", action="store_true", help="the same for a table given as --baseline"
+    )
     parser.add_argument("--splits", type=_count, default=10, metavar="K", help="random test splits (10; 0 for none)")
-    parser.add_argument("--resamples", type=_count, default=1000, metavar="R", help="of the bootstrap (1000)")
-    parser.add_argument("--seed", type=_count, default=0, help="of splits, bootstrap and degradations (0)")
-    parser.add_argument("--photos", type=_count, default=32, metavar="N", help="at most, for synthetic (32; 0: all)")
-    parser.add_argument("--crop", type=_count, metavar="PX", help="side of the crops for synthetic (224, or what fits)")
+    parser.add_argument("--resamples", type=_count, default=1000, metavar="R", help="resamples of the bootstrap (1000)")
+    parser.add_argument("--seed", type=_count, default=0, help="for splits, bootstrap and degradations (0)")
+    parser.add_argument(
+        "--photos", type=_count, default=32, metavar="N", help="most photos for synthetic (32; 0 for all)"
+    )
+    parser.add_argument(
+        "--crop", type=_count, metavar="PX", help="side of the crops for synthetic (224, or less if photos are small)"
+    )
     args = parser.parse_args(argv)
     from qualiclip_jax.evaluation import correlation  # scipy is slow to import: not before --help
 
@@ -44,15 +50,20 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         parser.error("give --checkpoint or --scores, not both")
     if args.lower_is_better and not args.scores:
         parser.error("--lower-is-better goes with --scores")
-    names = [name.strip() for given in args.datasets or ["synthetic"] for name in given.split(",")]
+    names = [name.strip() for given in args.datasets or ["synthetic"] for name in _names(given)]
     args.datasets = list(dict.fromkeys(filter(None, names)))
     if not args.datasets:
         parser.error("--dataset names no set")
-    if args.baseline_lower_is_better and not args.baseline.endswith(".csv"):
-        parser.error("--baseline-lower-is-better goes with a --baseline that is a CSV of scores")
+    if args.baseline_lower_is_better and not tabular.is_table(args.baseline):
+        parser.error("--baseline-lower-is-better goes with a --baseline that is a table of scores")
     if 0 < args.resamples < correlation.MIN_RESAMPLES:
         parser.error(f"--resamples {args.resamples}: {correlation.MIN_RESAMPLES} or more (0 for no intervals)")
     return args
+
+
+def _names(given: str) -> list[str]:
+    """The names in an argument: those between commas, unless they are part of the name of a file."""
+    return [given] if Path(given.removeprefix("csv:")).is_file() else given.split(",")
 
 
 def _count(text: str) -> int:
@@ -66,14 +77,14 @@ def main(argv: Sequence[str]) -> int:
     args = parse(argv)
     from qualiclip_jax.data import rated
     from qualiclip_jax.evaluation import report
-    from qualiclip_jax.evaluation.contestants import ScoresTable, is_table
+    from qualiclip_jax.evaluation.contestants import ScoresTable
     from qualiclip_jax.evaluation.run import evaluate, is_synthetic
 
     if args.scores and any(map(is_synthetic, args.datasets)):
         raise UserError("--scores are of given images: the synthetic benchmark needs a --checkpoint")
     model = ScoresTable(args.scores, args.lower_is_better) if args.scores else args.checkpoint or "tiny"
     baseline = None if args.baseline == "none" else args.baseline
-    if is_table(args.baseline):
+    if tabular.is_table(args.baseline):
         baseline = ScoresTable(args.baseline, args.baseline_lower_is_better)
     datasets = [
         name if is_synthetic(name) else rated.load(name, args.data_dir, args.allow_missing) for name in args.datasets

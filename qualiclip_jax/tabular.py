@@ -28,7 +28,7 @@ from qualiclip_jax import storage
 from qualiclip_jax.errors import UserError
 
 NAME_COLUMNS = ("image", "path", "file", "name", "filename", "file_name", "image_name")  # what names a row's image
-EXTENSIONS = (".csv", ".tsv", ".txt", ".jsonl", ".parquet")  # of files that are taken for tables
+EXTENSIONS = (".csv", ".tsv", ".txt", ".jsonl", ".parquet", ".xlsx", ".xls")  # the last two for their error messages
 DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "vertical bar"}
 
 _FOREIGN = {  # first bytes of files that are taken for CSV
@@ -244,6 +244,11 @@ def spellings(name: str) -> Iterator[str]:
 def plain(name: str) -> str:
     """One spelling for all `spellings` of a name."""
     return unicodedata.normalize("NFC", _SURROGATES.sub(_as_windows, name).strip().replace("\\", "/"))
+
+
+def is_table(name: str | os.PathLike[str]) -> bool:
+    """Whether a file with this name is taken for a table."""
+    return Path(name).suffix.lower() in EXTENSIONS
 
 
 def shown(text: str) -> str:

@@ -290,11 +290,13 @@ def _notes(table: tabular.Table) -> Iterator[str]:
     if "level" in table.names:
         yield "column level: no figure of an evaluation depends on it"
     known = {*tabular.NAME_COLUMNS, *_RATINGS, *_SPLIT_COLUMNS, *_LABELS}
-    for name in dict.fromkeys(table.names):
-        absent = [label for label in _LABELS if label not in table.names]
-        close = difflib.get_close_matches(name, absent, 1, 0.7)
-        if close and name not in known:
-            yield f"column {name} is not used; is {close[0]} meant?"
+    unused = [name for name in dict.fromkeys(table.names) if name and name not in known]
+    absent = [label for label in _LABELS if label not in table.names]
+    meant = {name: difflib.get_close_matches(name, absent, 1, 0.7) for name in unused}
+    unused.sort(key=lambda name: not meant[name])  # the misspelt ones first
+    if unused:
+        listed = [f"{name} (is {meant[name][0]} meant?)" if meant[name] else name for name in unused]
+        yield f"columns not used: {tabular.some(listed, 8)}"
 
 
 def _floats(column: list[Any] | None) -> np.ndarray | None:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from qualiclip_jax import tabular
 from qualiclip_jax.data.rated import RatedSet
 from qualiclip_jax.errors import UserError
 from qualiclip_jax.evaluation import synthetic
@@ -111,11 +110,6 @@ class ScoresTable:
     ) -> synthetic.SyntheticResult:
         """Raises UserError: there is no model to score degraded photos."""
         raise UserError(f"{self.path}: a table has no scores of degraded photos: the synthetic benchmark needs a model")
-
-
-def is_table(name: str | os.PathLike[str]) -> bool:
-    """Whether `name` is that of a table of scores, and not of a model."""
-    return Path(name).suffix.lower() in tabular.EXTENSIONS
 
 
 class _KeptPhotos(dict[str, np.ndarray]):

@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
+from qualiclip_jax import tabular
 from qualiclip_jax.data import rated
 from qualiclip_jax.data.rated import RatedSet
 from qualiclip_jax.degradations.catalog import TYPES
 from qualiclip_jax.errors import UserError
 from qualiclip_jax.evaluation import literature, protocol, significance, synthetic
-from qualiclip_jax.evaluation.contestants import Contestant, ScoresTable, ScoringModel, is_table
+from qualiclip_jax.evaluation.contestants import Contestant, ScoresTable, ScoringModel
 from qualiclip_jax.evaluation.results import Results, SetResult, SyntheticSet
 from qualiclip_jax.images import decode_size
 
@@ -102,7 +103,7 @@ def _contestant(given: Model, cache: Path | None) -> Contestant:
     from qualiclip_jax.inference.predictor import QualiCLIP
 
     if isinstance(given, str | os.PathLike):
-        return ScoresTable(given) if is_table(given) else ScoringModel(given, cache)
+        return ScoresTable(given) if tabular.is_table(given) else ScoringModel(given, cache)
     return ScoringModel(given, cache) if isinstance(given, QualiCLIP) else given
 
 

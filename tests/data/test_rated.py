@@ -178,12 +178,13 @@ def test_names_of_splits(photos, tmp_path, column, values, splits, note):
 @pytest.mark.parametrize(
     ("columns", "note"),
     [
-        ("distorsion", "column distorsion is not used; is distortion meant?"),
-        ("References", "column references is not used; is reference meant?"),
-        ("MOS std", "column mos std is not used; is mos_std meant?"),
+        ("distorsion", "columns not used: distorsion (is distortion meant?)"),
+        ("Votes,References", "columns not used: references (is reference meant?), votes"),
+        ("MOS std", "columns not used: mos std (is mos_std meant?)"),
         ("level", "column level: no figure of an evaluation depends on it"),
-        ("votes", None),
-        ("distortion,distortion_type", None),
+        ("subset", "columns not used: subset"),
+        ("distortion,distortion_type", "columns not used: distortion_type"),
+        ("distortion,path,", None),
     ],
 )
 def test_columns_that_say_nothing_are_reported(photos, tmp_path, columns, note):

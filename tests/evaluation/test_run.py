@@ -72,7 +72,7 @@ def test_a_table_cannot_take_the_synthetic_benchmark(place):
         ("reference", ["r", "s"] * 6, None),
         ("distortion", ["Gaussian Blur", "JPEG"] * 6, None),
         ("distortion", ["jpeg", "rain", "fog"] * 4, "distortions that belong to no group of ours: fog, rain"),
-        ("distorton", ["jpeg", "rain", "fog"] * 4, "column distorton is not used; is distortion meant?"),
+        ("distorton", ["jpeg", "rain", "fog"] * 4, "columns not used: distorton (is distortion meant?)"),
         ("level", ["1", "2"] * 6, "column level: no figure of an evaluation depends on it"),
     ],
 )
