@@ -73,6 +73,22 @@ def test_killed_half_way_the_second_run_does_only_the_rest(rated, tmp_path):
     assert third.scored == 0
 
 
+def test_the_order_of_the_set_changes_nothing_that_the_model_sees(rated, tmp_path):
+    """Same sizes, same images, in the same order: so the batches are the same, and every digit."""
+
+    class Watched(Brightness):
+        def run(self, sizes, fetch, done=frozenset()):
+            seen.append([(size, fetch(index).tobytes()) for index, size in enumerate(sizes)])
+            return super().run(sizes, fetch, done)
+
+    seen = []
+    order = [3, 5, 0, 1, 4, 2]
+    shuffled = Rated([rated.ids[k] for k in order], [rated.files[k] for k in order])
+    scores = score_set(Watched(), rated, Kept(None))
+    np.testing.assert_array_equal(score_set(Watched(), shuffled, Kept(None)), scores[order])
+    assert seen[0] == seen[1]
+
+
 def test_kept_values_survive_a_torn_line(tmp_path):
     path = tmp_path / "kept.jsonl"
     Kept(path).put("a", 0.1 + 0.2)
