@@ -9,6 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from qualiclip_jax import checkpoint, models, quality
+from qualiclip_jax.data import rated
 from qualiclip_jax.data.rated import RatedSet
 from qualiclip_jax.errors import UserError
 from qualiclip_jax.images import ImageError, decode_size
@@ -32,7 +33,7 @@ class Evaluator:
     """
 
     def __init__(self, config: ConfigDict, recipe: Recipe, model: checkpoint.Model):
-        from qualiclip_jax.data import pristine, rated
+        from qualiclip_jax.data import pristine
 
         self._config, self._recipe, self._model = config, recipe, model
         self._photos = pristine.photos(config.eval.photos, limit=config.eval.max_photos) if config.eval.photos else []
@@ -110,12 +111,19 @@ def _check_crop(photos: list[tuple[str, np.ndarray]], crop_size: int) -> None:
 
 
 def best_name(wanted: str, names: Sequence[str]) -> str:
-    """Returns the metric that `config.eval.best` means: its name, or a part of it that no other has.
+    """Returns the metric that `config.eval.best` means: by its name, its short name, or a part that no other has.
+
+    The short name of "srcc/csv:photos/ratings.csv" is "srcc/ratings".
 
     Raises:
       UserError: if none or several of `names` are meant.
     """
-    meant = [name for name in names if name == wanted] or [name for name in names if wanted and wanted in name]
+    short = {name: f"srcc/{rated.short_name(name.removeprefix('srcc/'))}" for name in names}
+    meant = (
+        [name for name in names if name == wanted]
+        or [name for name in names if short[name] == wanted]
+        or [name for name in names if wanted and wanted in name]
+    )
     if len(meant) != 1:
         several = "means several" if meant else "is not measured"
         raise UserError(f"config.eval.best is {wanted!r}, which {several}: take one of {', '.join(meant or names)}")

@@ -54,6 +54,7 @@ def test_an_image_that_cannot_be_scored_is_named(place):
         ("synthetic", "synthetic"),
         ("srcc/csv:/photos/ratings.csv", "srcc/csv:/photos/ratings.csv"),
         ("ratings", "srcc/csv:/photos/ratings.csv"),
+        ("srcc/ratings", "srcc/csv:/photos/ratings.csv"),
         ("koniq10k", "srcc/koniq10k"),
     ],
 )
