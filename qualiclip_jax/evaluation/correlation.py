@@ -1,8 +1,8 @@
 """Agreement between predicted scores and human opinion: rank and linear correlation, logistic mapping, intervals.
 
 Every function takes two sequences of the same length, the predictions `x` and the opinions `y`, and knows nothing of
-images or models. The order of the pairs does not change a digit of any result: pairs are sorted before they are summed
-or resampled. What has no answer (fewer than 3 pairs, NaN, a constant prediction) is a `UserError`, never a number.
+images or models. The order of the pairs changes no digit of a result: pairs are sorted before they are summed or
+resampled. What is undefined (fewer than 3 pairs, NaN, constant predictions) raises `UserError` and is never a number.
 """
 
 import math
@@ -24,22 +24,22 @@ class FitError(UserError):
 
 
 def srcc(x: ArrayLike, y: ArrayLike) -> float:
-    """Spearman's rank correlation (ties share their mean rank), in [-1, 1]. Raises UserError without an answer."""
+    """Spearman's rank correlation (ties share their mean rank), in [-1, 1]. Raises UserError if it is undefined."""
     return float(stats.spearmanr(*_pairs(x, y)).statistic)
 
 
 def plcc(x: ArrayLike, y: ArrayLike) -> float:
-    """Pearson's linear correlation, in [-1, 1]. Raises UserError without an answer."""
+    """Pearson's linear correlation, in [-1, 1]. Raises UserError if it is undefined."""
     return _finite(float(stats.pearsonr(*_pairs(x, y)).statistic))
 
 
 def krcc(x: ArrayLike, y: ArrayLike) -> float:
-    """Kendall's rank correlation tau-b, in [-1, 1]. Raises UserError without an answer."""
+    """Kendall's rank correlation tau-b, in [-1, 1]. Raises UserError if it is undefined."""
     return float(stats.kendalltau(*_pairs(x, y)).statistic)
 
 
 def rmse(x: ArrayLike, y: ArrayLike) -> float:
-    """Root of the mean squared difference, in the unit of both. Map `x` to the unit of `y` first (`fit_logistic`)."""
+    """Root of the mean squared difference. `x` must have the unit of `y`: map it first (`fit_logistic`)."""
     x, y = _pairs(x, y, constant_allowed=True)
     with np.errstate(over="ignore"):
         return _finite(float(np.sqrt(np.mean((x - y) ** 2))))
@@ -86,11 +86,11 @@ _CURVES: dict[int, Callable[..., np.ndarray]] = {4: _logistic4, 5: _logistic5}
 
 
 def fit_logistic(x: ArrayLike, y: ArrayLike, parameters: int = 4) -> Logistic:
-    """Least-squares fit of the mapping that is customary before PLCC and RMSE.
+    """Fits, by least squares, the mapping that is customary before PLCC and RMSE.
 
-    Only the centre and the width of the bend are searched for, from the best point of a grid; for each, the other
-    parameters are a linear least-squares problem. The bounds keep the bend in or near the data: its centre no further
-    outside than their range, its width between 1/30 and 30 of their standard deviations.
+    Only the centre and the width of the bend are searched for, from the best point of a grid. For given ones, the other
+    parameters are a linear least-squares problem. Bounds keep the bend in or near the data: its centre lies no further
+    outside them than their range is wide, its width is between 1/30 and 30 standard deviations.
 
     Args:
       x: predictions [N].
@@ -101,8 +101,8 @@ def fit_logistic(x: ArrayLike, y: ArrayLike, parameters: int = 4) -> Logistic:
       The mapping.
 
     Raises:
-      FitError: no more pairs than parameters, the search did not converge, or the best curve is flat over the data.
-      UserError: input without an answer.
+      FitError: there are no more pairs than parameters, the search did not converge, or the best curve is flat.
+      UserError: fewer than 3 pairs, numbers that are not finite, or constant ones.
     """
     x, y = _pairs(x, y)
     if parameters not in _CURVES:
@@ -171,14 +171,14 @@ def bootstrap_interval(
       x: predictions [N].
       y: opinions [N].
       level: coverage aimed at, in (0, 1).
-      resamples: number of resamples; those without an answer (constant) are left out.
-      seed: of the resampling; the same seed gives the same digits, whatever the order of the pairs.
+      resamples: number of resamples; those in which the statistic is undefined are left out.
+      seed: of the resampling; the same seed gives the same digits in any order of the pairs.
 
     Returns:
       (low, high).
 
     Raises:
-      UserError: input without an answer, or too few resamples that have one.
+      UserError: the statistic is undefined, or defined in too few resamples.
     """
     x, y = _pairs(x, y, constant_allowed=statistic == "rmse")
     values = np.concatenate([rows(statistic, x[drawn], y[drawn]) for drawn in resampled_rows(len(x), resamples, seed)])
@@ -186,12 +186,12 @@ def bootstrap_interval(
 
 
 def interval_of(values: np.ndarray, level: float) -> tuple[float, float]:
-    """The central `level` of resampled `values`; NaN among them (constant resamples) are left out."""
+    """Returns the interval that holds the central `level` of resampled `values`; NaN among them are left out."""
     values = values[np.isfinite(values)]
     if len(values) < MIN_RESAMPLES:
         raise UserError(
-            f"too few images for a bootstrap interval, or too few resamples: {len(values)} have an answer, "
-            f"{MIN_RESAMPLES} are needed"
+            f"too few images or resamples for a bootstrap interval: the statistic is defined in {len(values)} "
+            f"resamples, {MIN_RESAMPLES} are needed"
         )
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
@@ -224,7 +224,7 @@ def check_values(values: ArrayLike, what: str) -> np.ndarray:
     """A sequence of finite numbers as float64 [N], at least 3 of them.
 
     Raises:
-      UserError: naming `what` is wrong.
+      UserError: too few, not finite, or no numbers; the message names `what` they are.
     """
     try:
         values = np.asarray(values, np.float64)
@@ -247,7 +247,7 @@ def check_varies(values: np.ndarray, what: str) -> None:
 
 
 def _pairs(x: ArrayLike, y: ArrayLike, constant_allowed: bool = False) -> tuple[np.ndarray, np.ndarray]:
-    """Both as float64 [N], checked, and in an order of their own so that the order given changes no digit."""
+    """Returns both as float64 [N], checked, and in an order that does not depend on the one given."""
     x, y = check_values(x, "predictions"), check_values(y, "opinions")
     if len(x) != len(y):
         raise UserError(f"{len(x)} predictions for {len(y)} opinions: one for each is needed")

@@ -114,8 +114,8 @@ class Splits:
       count: number of splits K.
       share: of the images (or references) in each test split.
       by_reference: whether all images of one reference fall on one side.
-      medians: statistic of `MEDIANS` -> median; splits without an answer (a failed fit, constant scores) are left out
-        of it. None if all are.
+      medians: statistic of `MEDIANS` -> median over the splits in which it is defined (a fit may fail, scores may be
+        constant); None if it is defined in none.
       spreads: statistic -> standard deviation over the splits.
     """
 
@@ -128,7 +128,7 @@ class Splits:
 
 @dataclass(frozen=True)
 class Judgement:
-    """One model on one rated set, by every protocol that the set allows.
+    """The agreement of one model with one rated set, by every protocol that the set allows.
 
     Attributes:
       whole: on all images.
@@ -246,7 +246,7 @@ def random_splits(
       seed: of the splits; they depend on the order of the images, `judge` sorts them.
 
     Returns:
-      None if there is one reference alone, or a test split would have fewer than 5 images.
+      None if there is only one reference, or if a test split would have fewer than 5 images.
     """
     if reference is None:
         units = np.arange(len(scores))
@@ -299,7 +299,7 @@ def _by_label(scores: np.ndarray, opinions: np.ndarray, labels: np.ndarray) -> d
 
 
 def weighted_mean(judgements: Mapping[str, Judgement]) -> dict[str, float]:
-    """Mean over sets of SRCC, PLCC and KRCC on whole sets, each set weighted by its number of images.
+    """Returns the means of SRCC, PLCC and KRCC over sets, each set weighted by its number of images.
 
     Raises:
       UserError: no sets.

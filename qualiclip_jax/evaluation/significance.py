@@ -50,7 +50,7 @@ def compare(
       seed: of the resampling.
 
     Raises:
-      UserError: input without an answer (see `correlation`).
+      UserError: a correlation is undefined (see `correlation`).
     """
     a, b, y = _triples(a, b, y)
     measure = correlation.STATISTICS[statistic]
@@ -72,8 +72,8 @@ def steiger(r_ay: float, r_by: float, r_ab: float, n: int) -> tuple[float, float
     """Steiger's test that two correlations with the same variable are equal.
 
     Source: Steiger, "Tests for comparing elements of a correlation matrix", Psychological Bulletin 87, 1980: Fisher's z
-    of both, their covariance with the pooled correlation in it. Exact neither for ranks nor for few images; for SRCC it
-    is the customary approximation.
+    of both, and their covariance with the pooled correlation in it. The test assumes
+    Pearson's correlation and many images; for SRCC it is the customary approximation.
 
     Args:
       r_ay: correlation of A with the opinions.

@@ -1,8 +1,8 @@
-"""The synthetic benchmark: pristine photos, degraded in 24 ways at 5 levels, must score lower the higher the level.
+"""The synthetic benchmark: does a model score photos lower, the more they are degraded?
 
-It needs no human opinion. Two crops are cut from each photo, always the same ones; the degradations are drawn from a
-key that depends on the seed, the name of the photo and the type alone. So the result depends neither on the order of
-the photos nor on what ran before, and the training loop can compare one call with the next.
+It needs no human opinion. Pristine photos are degraded in 24 ways at 5 levels. The two crops of a photo are always the
+same, and the degradations are drawn from a key that depends only on the seed, the name of the photo and the type. So
+the result depends neither on the order of the photos nor on what ran before, and results of different calls compare.
 
     result = synthetic.run(model.score, photos)
     print(synthetic.table(result))
