@@ -161,7 +161,7 @@ def test_intervals_cover_the_truth_about_95_percent_of_the_time(statistic):
 
 
 def test_bootstrap_of_nearly_constant_predictions_is_an_error():
-    with pytest.raises(UserError, match="too few images for a bootstrap interval"):
+    with pytest.raises(UserError, match="too few images or resamples for a bootstrap interval"):
         bootstrap_interval("srcc", [1.0, 1.0, 2.0], [1.0, 2.0, 3.0], resamples=20)
 
 
