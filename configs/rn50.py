@@ -2,7 +2,7 @@
 
     python -m qualiclip_jax.train --config configs/rn50.py --workdir runs/rn50
 
-Weights: timm/resnet50_clip.openai (open_clip names), or OpenAI's RN50.pt with --config.model.weights=RN50.pt.
+Weights: OpenAI's RN50, 408 MB, fetched on first use; or its RN50.pt with --config.model.weights=RN50.pt.
 Data as in configs/vitb.py. The paper's own recipe is in configs/rn50_paper.py.
 Hours and resulting correlations: not measured yet.
 """
@@ -13,6 +13,6 @@ from qualiclip_jax.training.config import recommended_config
 def get_config():
     """As `configs/vitb.py` with RN50, no positional embedding, BatchNorm frozen."""
     c = recommended_config()
-    c.model.weights = "timm/resnet50_clip.openai"
+    c.model.weights = "RN50"
     c.model.position = "none"
     return c

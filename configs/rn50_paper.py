@@ -28,7 +28,7 @@ def get_config():
     c.data.source = "tfds:kadis700k"
     c.data.crop_size = 224
     c.data.flip = False
-    c.model.weights = "timm/resnet50_clip.openai"
+    c.model.weights = "RN50"
     c.model.position = "none"
     c.optimizer.parameters = ((".*", "constant", 1.0),)
     c.optimizer.weight_decay = 1e-2

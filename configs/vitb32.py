@@ -2,7 +2,7 @@
 
     python -m qualiclip_jax.train --config configs/vitb32.py --workdir runs/vitb32
 
-Weights: openai/clip-vit-base-patch32. Data and everything else as in configs/vitb.py.
+Weights: OpenAI's ViT-B/32, 605 MB. Data and everything else as in configs/vitb.py.
 Hours and resulting correlations: not measured yet.
 """
 
@@ -12,6 +12,6 @@ from qualiclip_jax.training.config import recommended_config
 def get_config():
     """As `configs/vitb.py`, with patches of 32 pixels."""
     c = recommended_config()
-    c.model.weights = "openai/clip-vit-base-patch32"
+    c.model.weights = "ViT-B/32"
     c.model.position = "interpolate"
     return c

@@ -2,7 +2,7 @@
 
     python -m qualiclip_jax.train --config configs/vitl.py --workdir runs/vitl
 
-Weights: openai/clip-vit-large-patch14 (1.7 GB). Data as in configs/vitb.py.
+Weights: OpenAI's ViT-L/14, 1.7 GB. Data as in configs/vitb.py.
 Work: 20,000 steps of 32 images x 10 crops; meant for several accelerators or one with 80 GB.
 Hours and resulting correlations: not measured yet.
 """
@@ -15,7 +15,7 @@ def get_config():
     c = recommended_config()
     c.batch_size = 32
     c.learning_rate = 1.5e-6
-    c.model.weights = "openai/clip-vit-large-patch14"
+    c.model.weights = "ViT-L/14"
     c.model.position = "interpolate"
     c.model.remat = True
     return c

@@ -18,11 +18,12 @@ COMMANDS = {
     "train": "train on pristine images",
     "score": "score image files",
     "evaluate": "correlation with human opinion, and the synthetic benchmark",
+    "models": "list the models that have a name",
     "convert": "PyTorch or Hugging Face weights to a checkpoint of this project",
     "data": "list and prepare data sets",
     "degradations": "look at the 24 degradations",
 }
-PACKAGES = ("data", "degradations")  # commands whose module is a package: its `__main__` is what runs
+PACKAGES = ("data", "degradations", "models")  # commands whose module is a package: its `__main__` is what runs
 
 
 def run(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None = None) -> int:

@@ -46,7 +46,8 @@ def from_hub(
     Args:
       repository: owner/name.
       revision: a branch, tag or commit; None for the main branch.
-      choose: picks from the names of all files those that are needed; none if the repository is of no use.
+      choose: picks from the names of all files those that are needed; none if the repository is of no use. The first
+        is fetched last: where it is in the cache, the rest is.
       asked: what the user called it, for messages.
       hint: arguments of `hf download`, after the repository, that fetch the same.
 
@@ -64,12 +65,12 @@ def from_hub(
         listing = huggingface_hub.HfApi().model_info(repository, revision=revision, timeout=20).siblings or []
         names = [file.rfilename for file in listing]
         wanted = choose(names)
-        paths = [_hub_file(repository, name, revision) for name in wanted]
+        paths = [_hub_file(repository, name, revision) for name in reversed(wanted)]
     except Exception as error:  # no network, no such repository, no permission, no space ...
         reason = str(error).strip().split("\n")[0].rstrip(".") or type(error).__name__
     else:
         if wanted:
-            return Path(str(paths[0]).removesuffix(wanted[0].replace("/", os.sep)))
+            return Path(str(paths[-1]).removesuffix(wanted[0].replace("/", os.sep)))
         raise UserError(f"no weights {named}: none of its files is known here: {', '.join(names[:8]) or 'it has none'}")
     cache = Path(constants.HF_HUB_CACHE)
     snapshot = _snapshot(cache, repository, revision or "main")

@@ -16,7 +16,10 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         description="Measures how well quality scores agree with human opinion, and with levels of degradation.",
         epilog="Scores are kept in the output folder as they come. The same command goes on after an interruption.",
     )
-    parser.add_argument("--checkpoint", metavar="DIR", help="a model (default: the small one of the package)")
+    parser.add_argument(
+        "--checkpoint", metavar="MODEL",
+        help="a name (`qualiclip models` lists them), path or repository of the Hugging Face hub (default: tiny)",
+    )  # fmt: skip
     parser.add_argument("--scores", type=Path, metavar="FILE", help="judge a table of scores (columns image, score)")
     parser.add_argument("--lower-is-better", action="store_true", help="in --scores a lower score means a better image")
     parser.add_argument(

@@ -3,12 +3,19 @@
 The pairs that QualiCLIP was published with need no tokenizer: their token ids are kept here.
 """
 
+import functools
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Union
 
 import numpy as np
 
 from qualiclip_jax.errors import UserError
+
+if TYPE_CHECKING:
+    import jax
+
+Array = Union[np.ndarray, "jax.Array"]
 
 CONTEXT_LENGTH = 77
 START, END = 49406, 49407
@@ -145,9 +152,6 @@ def text_features(
       UserError: as `tokenize`; or the model has no text encoder, or one for another vocabulary.
     """
     import jax.numpy as jnp
-    from flax import nnx
-
-    from qualiclip_jax.quality import unit
 
     tokens = tokenize(pairs, tokenizer)
     config = clip.config.text
@@ -159,9 +163,62 @@ def text_features(
                 f"prompts have token {tokens.max()} and {lengths.max()} tokens: this tokenizer is not the model's"
             )
         tokens = tokens[..., : config.context_length]
-    encode = nnx.jit(lambda clip, tokens: unit(clip.encode_text(tokens)))
-    features = encode(clip, jnp.asarray(tokens.reshape(-1, tokens.shape[-1])))
+    features = _encoders()[0](clip, jnp.asarray(tokens.reshape(-1, tokens.shape[-1])))
     return np.asarray(features).reshape(len(tokens), 2, -1)
+
+
+def context_features(clip, embedded: Array, lengths: Sequence[int], context: Array) -> "jax.Array":
+    """Text features of prompts with learned context around them, as QualiCLIP+ has them; differentiable.
+
+    Half of the context goes between the start token and the text, the other half between the text and the end token.
+
+    Args:
+      clip: a `models.CLIP` with a text encoder.
+      embedded: float [N, T, W], embedded tokens of N prompts: start token, text, end token, padding.
+      lengths: how many tokens the text of each prompt has, without start and end.
+      context: float [N, C, W], C of them for each prompt.
+
+    Returns:
+      float32 [N, D], of unit length.
+
+    Raises:
+      UserError: the model has no text encoder, or the prompts with their context are too long for it.
+
+    Source: Agnolucci et al., arXiv 2403.11176; CoOp's "class token in the middle", Zhou et al., arXiv 2109.01134.
+    """
+    import jax.numpy as jnp
+
+    count, half, tokens = context.shape[1], context.shape[1] // 2, embedded.shape[1]
+    if clip.text is None or tokens + count > clip.config.text.context_length:
+        raise UserError(f"prompts of {tokens} tokens with {count} learned ones between are too long for this model")
+    # Which of the tokens, and behind them the context, comes where: [N, T + C].
+    order = [
+        [
+            0,
+            *range(tokens, tokens + half),
+            *range(1, n + 1),
+            *range(tokens + half, tokens + count),
+            *range(n + 1, tokens),
+        ]
+        for n in lengths
+    ]
+    parts = jnp.concatenate([jnp.asarray(embedded), jnp.asarray(context)], axis=1)
+    whole = jnp.take_along_axis(parts, jnp.array(order)[:, :, None], axis=1)
+    end = jnp.array([n + count + 1 for n in lengths])
+    return _encoders()[1](clip.text, whole, end)
+
+
+@functools.cache
+def _encoders() -> "tuple[Callable[..., jax.Array], Callable[..., jax.Array]]":
+    """Unit features of texts, from tokens and from embedded tokens; compiled once for each architecture."""
+    from flax import nnx
+
+    from qualiclip_jax.quality import unit
+
+    return (
+        nnx.jit(lambda clip, tokens: unit(clip.encode_text(tokens))),
+        nnx.jit(lambda text, embedded, end: unit(text.encode(embedded, end))),
+    )
 
 
 def random_text_features(num_pairs: int, dim: int, seed: int = 0) -> np.ndarray:

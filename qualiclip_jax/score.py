@@ -31,7 +31,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         "paths", nargs="+", metavar="PATH", help="image, folder (with all below), pattern, or - for a list"
     )
     parser.add_argument(
-        "--checkpoint", metavar="DIR", help="a model (default: the small one that comes with the package)"
+        "--checkpoint",
+        metavar="MODEL",
+        help="a name (`qualiclip models` lists them), path or hub repository (default: tiny)",
     )
     parser.add_argument("--output", type=Path, metavar="FILE", help="a .csv, .jsonl or .parquet; repeat to go on")
     parser.add_argument("--attributes", action="store_true", help="also a score for sharpness, noise, resolution ...")

@@ -4,6 +4,7 @@ import hashlib
 import http.server
 import json
 import threading
+import urllib.parse
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -55,7 +56,7 @@ def _handler(server: Server) -> type[http.server.BaseHTTPRequestHandler]:
             self.do_GET()
 
         def do_GET(self):
-            path = self.path.partition("?")[0].strip("/")
+            path = urllib.parse.unquote(self.path.partition("?")[0].strip("/"))
             server.requests.append((self.command, path, self.headers.get("Range")))
             if path.startswith("api/models/"):
                 repository = "/".join(path.split("/")[2:4])

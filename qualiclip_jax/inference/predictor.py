@@ -4,21 +4,17 @@ import dataclasses
 import functools
 import os
 from collections.abc import Callable, Collection, Iterator, Sequence
-from pathlib import Path
 from typing import Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qualiclip_jax import checkpoint, compilation, models
+from qualiclip_jax import checkpoint, compilation, models, zoo
 from qualiclip_jax.errors import UserError
 from qualiclip_jax.images import ImageError
 from qualiclip_jax.inference import buckets, engine, files, machine
 from qualiclip_jax.inference.encoder import Encoder
-
-TINY = "tiny"  # the small model that comes with the package
-_TINY_DIRECTORY = Path(__file__).parent / "tiny"
 
 Images = np.ndarray | jax.Array | Sequence[np.ndarray | jax.Array]
 
@@ -38,19 +34,19 @@ class QualiCLIP(models.Model):
     """
 
     @classmethod
-    def load(cls, path: str | os.PathLike = TINY) -> Self:
-        """Loads a checkpoint.
+    def load(cls, name: str | os.PathLike[str] = zoo.TINY) -> Self:
+        """Loads a model.
 
         Args:
-          path: a checkpoint directory, the working directory of a training run, or "tiny" for the small model that
-            comes with the package.
+          name: a name of `zoo.TABLE` ("tiny", "qualiclip", "clip-iqa", "RN50" ...; `qualiclip models` lists them), the
+            path of a checkpoint, of a training run or of weights, or a repository of the Hugging Face hub. What is
+            published is downloaded and converted on first use, and kept.
 
         Raises:
-          UserError: if there is none, if it is incomplete, or of another kind.
+          UserError: if there is none, if it cannot be had, is incomplete, or of another kind.
         """
-        path = _TINY_DIRECTORY if str(path) == TINY and not Path(TINY).is_dir() else path
         compilation.keep_compilations()
-        return cls.of(checkpoint.load_model(path))
+        return cls.of(zoo.load(os.fspath(name)))
 
     @classmethod
     def of(cls, model: models.Model) -> Self:

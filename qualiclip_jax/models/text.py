@@ -28,9 +28,12 @@ class TextEncoder(nnx.Module):
 
     def __call__(self, tokens: jax.Array) -> jax.Array:
         """tokens int [P, T], T at most the context length -> [P, D]."""
-        x = (self.tokens[...][tokens] + self.positions[...][: tokens.shape[1]]).astype(self.dtype)
-        x = self.transformer(x, jnp.tri(tokens.shape[1], dtype=bool))
         is_end = tokens if self.end_token is None else tokens == self.end_token
-        end = jnp.argmax(is_end, axis=1)  # the first of the largest
+        return self.encode(self.tokens[...][tokens], jnp.argmax(is_end, axis=1))  # the first of the largest
+
+    def encode(self, embedded: jax.Array, end: jax.Array) -> jax.Array:
+        """Embedded tokens float [P, T, W], and where the end token of each text is, int [P] -> [P, D]."""
+        x = (embedded + self.positions[...][: embedded.shape[1]]).astype(self.dtype)
+        x = self.transformer(x, jnp.tri(embedded.shape[1], dtype=bool))
         x = jnp.take_along_axis(x, end[:, None, None], axis=1)[:, 0]
         return self.projection(self.ln_final(x).astype(self.dtype))

@@ -128,12 +128,12 @@ def locate(source: str | pathlib.Path, tokenizer_only: bool = False) -> pathlib.
             f"({', '.join(SUFFIXES)}), a Hugging Face repository (owner/name) or one of {', '.join(backbones.TABLE)}"
         )
 
-    def choose(files: Sequence[str]) -> list[str]:
-        tokenizer = [file for file in files if file in TOKENIZER_FILES]
-        weights = [] if tokenizer_only else wanted(files)
-        return [*weights, *tokenizer] if tokenizer_only or weights else []
+    def tokenizer(files: Sequence[str]) -> list[str]:
+        return [file for file in files if file in TOKENIZER_FILES]
 
-    hint = "--include 'tokenizer*' vocab.json merges.txt" if tokenizer_only else hub_hint(name)
+    choose, hint = with_tokenizer, hub_hint(name)
+    if tokenizer_only:
+        choose, hint = tokenizer, "--include 'tokenizer*' vocab.json merges.txt"
     return download.from_hub(repository, revision or None, choose, str(source), hint)
 
 
@@ -143,8 +143,14 @@ def hub_hint(name: str) -> str:
     return " ".join(LAYOUTS[0]) if known else "--include '*.safetensors' '*.json'"
 
 
-def wanted(files: Sequence[str]) -> list[str]:
-    """Which files of a repository are needed: one set of weights and its config; none if it is not clear which."""
+def with_tokenizer(files: Sequence[str]) -> list[str]:
+    """Which files of a repository are needed: weights, their config and tokenizer; none if it is not clear which."""
+    found = _weights(files)
+    return [*found, *(file for file in files if file in TOKENIZER_FILES)] if found else []
+
+
+def _weights(files: Sequence[str]) -> list[str]:
+    """One set of weights and its config; none if it is not clear which."""
     for weights, config in LAYOUTS:
         if weights in files:
             stem, _, suffix = weights.removesuffix(".index.json").rpartition(".")
@@ -161,11 +167,12 @@ def _choose(directory: pathlib.Path, name: str) -> tuple[pathlib.Path, CLIPConfi
         if (directory / weights).exists():
             return directory / weights, _read_config(directory / config)
     files = sorted(file for file in directory.iterdir() if file.suffix in SUFFIXES)
-    if len(files) != 1:
-        found = f"has {', '.join(file.name for file in files)}: name one of them" if files else "has none of them"
+    if len(files) > 1:
+        raise UserError(f"{directory} has {', '.join(file.name for file in files)}: name one of them")
+    if not files:
         raise UserError(
-            f"no weights {name}: the directory {directory} {found}; looked for "
-            f"{', '.join(file for file, _ in LAYOUTS)} or a single {', '.join(SUFFIXES)} file"
+            f"no checkpoint in {directory}, and no weights: looked for {', '.join(file for file, _ in LAYOUTS)} or a "
+            f"single {', '.join(SUFFIXES)} file"
         )
     configs = [_read_config(directory / config) for config in ("open_clip_config.json", "config.json")]
     return files[0], next((config for config in configs if config), None)

@@ -4,13 +4,12 @@ import dataclasses
 from typing import Any
 
 import jax
-import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
-from qualiclip_jax import checkpoint, degradations, models, prompts
+from qualiclip_jax import checkpoint, degradations, models, prompts, zoo
 from qualiclip_jax.errors import UserError
-from qualiclip_jax.models import backbones, weights
+from qualiclip_jax.models import backbones
 from qualiclip_jax.models.config import image_config
 from qualiclip_jax.training import optimizer
 from qualiclip_jax.training.state import Recipe, TrainState
@@ -22,8 +21,8 @@ def build_model(config: ConfigDict) -> checkpoint.Model:
     """The model before training: image encoder with its weights, and the features of the prompts.
 
     Random initialisation happens only where `model.weights` says "random"; its prompt features are then fixed random
-    unit vectors. A checkpoint of this project brings its prompt features along. Otherwise the text encoder makes them
-    and is dropped.
+    unit vectors. `zoo.load` tells what else it may say. A checkpoint brings its prompt features along; otherwise the
+    text encoder makes them and is dropped.
 
     Raises:
       UserError: if the weights are not there, or the config does not say which.
@@ -38,33 +37,11 @@ def build_model(config: ConfigDict) -> checkpoint.Model:
         clip_config = dataclasses.replace(_described(m), text=None, **changes)
         clip = models.CLIP(clip_config, rngs=nnx.Rngs(config.seed))
         prompt_features = prompts.random_text_features(len(pairs), clip_config.embed_dim, config.seed)
-    elif checkpoint.is_one(m.weights):
-        start = checkpoint.load_model(m.weights)
-        clip, prompt_features = _from_checkpoint(start, pairs, changes)
+    else:
+        start = zoo.build(m.weights, prompts=pairs, **changes)
+        clip, prompt_features = start.clip, start.prompt_features
         provenance["start"] = start.provenance
-    else:
-        clip = weights.load_clip(m.weights, text=True, **changes)
-        prompt_features = prompts.text_features(clip, pairs, tokenizer=m.weights)
-        clip.drop_text_encoder()
-    return checkpoint.Model(clip, pairs, jax.device_get(prompt_features), config.temperature, provenance)
-
-
-def _from_checkpoint(
-    model: checkpoint.Model, pairs: tuple[tuple[str, str], ...], changes: dict[str, Any]
-) -> tuple[models.CLIP, np.ndarray]:
-    """The CLIP of a checkpoint without its text encoder, and the features of `pairs`: stored ones, or made with it."""
-    if set(pairs) <= set(model.prompts):
-        prompt_features = model.prompt_features[[model.prompts.index(pair) for pair in pairs]]
-    elif model.clip.config.text:
-        prompt_features = prompts.text_features(model.clip, pairs)
-    else:
-        raise UserError(
-            f"config.prompts: the checkpoint of config.model.weights has no text encoder, and knows only "
-            f"{', '.join(' / '.join(pair) for pair in model.prompts)}: take those, or convert with --text-encoder"
-        )
-    model.clip.drop_text_encoder()
-    config, arrays = models.to_pure(model.clip)
-    return models.from_pure(config | changes, arrays), prompt_features
+    return models.Model(clip, pairs, jax.device_get(prompt_features), config.temperature, provenance)
 
 
 def _described(m: ConfigDict) -> models.CLIPConfig:

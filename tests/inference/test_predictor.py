@@ -135,7 +135,7 @@ def test_saved_and_loaded_gives_the_same_bits(resnet, photos, tmp_path):
 
 
 def test_load_says_what_is_wrong_with_a_checkpoint(tmp_path):
-    with pytest.raises(UserError, match="no such directory"):
+    with pytest.raises(UserError, match="no such file or directory"):
         QualiCLIP.load(tmp_path / "nothing")
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="no checkpoint in"):
