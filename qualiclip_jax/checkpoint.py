@@ -19,9 +19,11 @@ import numpy as np
 from qualiclip_jax import models
 from qualiclip_jax.errors import UserError
 from qualiclip_jax.models import Model
+from qualiclip_jax.models.tree import Skeleton, by_path, check_shapes
 from qualiclip_jax.version import __version__
 
 FORMAT = 1
+MOST_META = 16 << 20  # bytes of a description
 INITIAL = "initial"  # the model before training, beside the numbered checkpoints
 
 
@@ -108,11 +110,14 @@ def load_model(path: str | Path) -> Model:
     if missing:
         raise UserError(f"{directory} is incomplete: model/{missing[0]} is missing: copy or convert it again")
     try:
-        arrays = _restore_numpy(directory / "model")
-        clip = models.from_pure(meta["clip"], arrays["clip"])
+        skeleton = Skeleton(models.CLIPConfig.from_dict(meta["clip"]))
         prompts = tuple((str(positive), str(negative)) for positive, negative in meta["prompts"])
-        temperature, provenance = float(meta["temperature"]), meta.get("provenance", {})
-        return Model(clip, prompts, arrays["prompt_features"], temperature, provenance)
+        temperature, provenance = float(meta["temperature"]), dict(meta.get("provenance", {}))
+        stored = _metadata(directory / "model")
+        described = skeleton.shapes | {"prompt_features": (len(prompts), 2, skeleton.config.embed_dim)}
+        check_shapes("model", described, {name: tuple(leaf.shape) for name, leaf in _by_path(stored).items()})
+        arrays = _by_path(_restore_numpy(directory / "model", stored))
+        return Model(skeleton.filled(arrays), prompts, arrays["prompt_features"], temperature, provenance)
     except UserError as error:
         raise UserError(f"{directory} does not fit its own description: {error}") from None
     except Exception as error:  # Orbax and TensorStore raise many kinds
@@ -137,7 +142,7 @@ def find(path: str | Path) -> Path:
     if (path / "meta").is_dir() or (path / "model").is_dir():
         return path
     folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path
-    steps = sorted(int(entry.name) for entry in folder.iterdir() if entry.name.isdigit())
+    steps = sorted(int(entry.name) for entry in folder.iterdir() if entry.name.isdecimal())
     if not steps:
         raise UserError(f"no checkpoint in {path}: it is neither a checkpoint nor a working directory that holds one")
     return folder / str(_best_step(folder, steps))
@@ -151,10 +156,13 @@ def _best_step(folder: Path, steps: list[int]) -> int:
 
 
 def _read_meta(directory: Path) -> dict[str, Any]:
-    ocp = _orbax()
     try:
-        with _checkpointer(ocp.JsonCheckpointHandler) as checkpointer:
+        if (directory / "meta" / "metadata").stat().st_size > MOST_META:
+            raise UserError(f"{directory} describes itself in more than {MOST_META >> 20} MB")
+        with _checkpointer(_orbax().JsonCheckpointHandler) as checkpointer:
             meta = checkpointer.restore(directory / "meta")
+    except UserError:
+        raise
     except Exception:
         raise UserError(f"{directory} is incomplete: its description (meta/) is missing or damaged") from None
     if not isinstance(meta, dict) or "clip" not in meta:
@@ -178,14 +186,24 @@ def _hush_late_reads() -> None:
     sys.unraisablehook = hook
 
 
-def _restore_numpy(directory: Path) -> dict[str, Any]:
+def _by_path(items: dict[str, Any]) -> dict[str, Any]:
+    """The arrays of a model, or what is known of them, under the names of `Skeleton.shapes` and "prompt_features"."""
+    return by_path(items["clip"]) | {name: leaf for name, leaf in items.items() if name != "clip"}
+
+
+def _metadata(directory: Path) -> dict[str, Any]:
+    """What is stored: a tree like that of the arrays, with their shapes; read without the arrays."""
+    with _checkpointer(_orbax().PyTreeCheckpointHandler) as checkpointer:
+        return checkpointer.metadata(directory).item_metadata.tree
+
+
+def _restore_numpy(directory: Path, stored: dict[str, Any]) -> dict[str, Any]:
     """Reads a tree of arrays to host memory, whatever devices wrote it."""
     ocp = _orbax()
     _hush_late_reads()
+    leaf = ocp.RestoreArgs(restore_type=np.ndarray)
+    restore_args = jax.tree.map(lambda _: leaf, stored, is_leaf=lambda node: not isinstance(node, dict))
     with _checkpointer(ocp.PyTreeCheckpointHandler) as checkpointer:
-        tree = checkpointer.metadata(directory).item_metadata.tree
-        leaf = ocp.RestoreArgs(restore_type=np.ndarray)
-        restore_args = jax.tree.map(lambda _: leaf, tree, is_leaf=lambda node: not isinstance(node, dict))
         return checkpointer.restore(directory, args=ocp.args.PyTreeRestore(restore_args=restore_args))
 
 
@@ -255,7 +273,7 @@ class TrainingCheckpoints:
         """
         directory = self.directory / str(step)
         try:
-            stored = _restore_numpy(directory / "training")
+            stored = _restore_numpy(directory / "training", _metadata(directory / "training"))
         except Exception:
             raise UserError(f"{directory} is incomplete or damaged: remove it to go on from an earlier one") from None
         leaves = [stored[name] for name in sorted(stored)]

@@ -24,6 +24,7 @@ MOST = {
     "context_length": 1 << 16,
     "end_token": 1 << 24,
 }
+MOST_BLOCKS = 100  # of a ResNet; each is compiled
 LEAST = {"end_token": 0}  # of a field, where it is not 1
 
 
@@ -111,6 +112,8 @@ class ResNetConfig(ImageConfig):
             raise UserError(f"ResNetConfig: layers are the blocks of four stages, at least one each, got {self.layers}")
         object.__setattr__(self, "layers", tuple(self.layers))
         super().__post_init__()
+        if sum(self.layers) > MOST_BLOCKS:
+            raise UserError(f"ResNetConfig: {sum(self.layers)} residual blocks, more than {MOST_BLOCKS}")
         if self.width % 2:
             raise UserError(f"ResNetConfig: width must be even, got {self.width}")
         _check_heads(self, self.features, self.heads)

@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -110,8 +111,8 @@ def from_state_dict(
       name: what to call it in errors.
 
     Raises:
-      UserError: it is no CLIP, or tensors are missing, not used or misshapen, or not finite: all of them are named, as
-        OpenAI does.
+      UserError: it is no CLIP, or tensors are missing, not used, misshapen, no floating-point numbers or not finite:
+        all of them are named, as OpenAI does.
     """
     tensors = to_openai_names(state_dict)
     if config is None:
@@ -130,6 +131,10 @@ def from_state_dict(
     skeleton, table = Skeleton(config), names(config)
     wanted = {key: shape for path, ours in skeleton.shapes.items() for key, shape in _theirs(table[path], ours)}
     check_shapes(name, wanted, {key: np.shape(value) for key, value in tensors.items()})
+    dtypes = {key: np.asarray(value).dtype for key, value in sorted(tensors.items())}
+    others = [f"{key} ({dtype})" for key, dtype in dtypes.items() if not jnp.issubdtype(dtype, jnp.floating)]
+    if others:
+        raise UserError(f"{name}: tensors that are no floating-point numbers (quantised?): {', '.join(others)}")
     damaged = sorted(key for key, value in tensors.items() if not np.isfinite(_array(value)).all())
     if damaged:
         raise UserError(f"{name}: tensors with values that are not finite (damaged?): {', '.join(damaged)}")
@@ -171,7 +176,8 @@ def _theirs(entry: tuple[str, str], shape: tuple[int, ...]) -> list[tuple[str, t
 
 
 def _array(value: Any) -> np.ndarray:
-    return np.asarray(value).astype(np.float32, copy=False)
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused
+        return np.asarray(value).astype(np.float32, copy=False)
 
 
 # Hugging Face transformers' names, without the block's number, to OpenAI's.

@@ -134,17 +134,20 @@ def _count(shapes: Shapes, pattern: str) -> int:
     return 1 + max((int(found[1]) for found in (re.match(pattern, key) for key in shapes) if found), default=-1)
 
 
+def _shape(config: ViTConfig) -> dict[str, Any]:
+    """The fields that shapes tell."""
+    return {name: value for name, value in dataclasses.asdict(config).items() if name not in ("heads", "activation")}
+
+
 def _match(config: CLIPConfig, activation: str | None) -> CLIPConfig:
     """`config` with what shapes do not tell from the published backbone with the same shapes; `activation` wins."""
     image, text = config.image, config.text
     for backbone in TABLE.values():
         published = backbone.config.image
-        if isinstance(image, ViTConfig) and isinstance(published, ViTConfig):
-            told = {"heads": image.heads, "activation": image.activation}
-            if dataclasses.replace(published, **told) == image:
-                image = published
-                activation = activation or published.activation
-                break
+        if type(image) is type(published) is ViTConfig and _shape(published) == _shape(image):
+            image = published
+            activation = activation or published.activation
+            break
     if activation is not None:
         image = dataclasses.replace(image, activation=activation) if isinstance(image, ViTConfig) else image
         text = text and dataclasses.replace(text, activation=activation)

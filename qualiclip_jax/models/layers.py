@@ -1,11 +1,15 @@
 """Layers that the encoders share."""
 
+import contextlib
+import contextvars
 import functools
 import math
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 from qualiclip_jax.models.config import ATTENTION_SLICE, TransformerConfig
 
@@ -20,13 +24,28 @@ def _normal_chunk(key: jax.Array, index: int, size: int) -> jax.Array:
     return jax.random.normal(jax.random.fold_in(key, index), (size,))
 
 
-def normal(std: float):
+_drawing = contextvars.ContextVar("drawing", default=True)
+
+
+@contextlib.contextmanager
+def without_values() -> Iterator[None]:
+    """Within it, initializers give zeros: for modules that are built for their shapes alone."""
+    token = _drawing.set(False)
+    try:
+        yield
+    finally:
+        _drawing.reset(token)
+
+
+def normal(std: float) -> Callable[..., jax.Array]:
     """An initializer: normal with standard deviation `std`.
 
     Drawn in chunks of two sizes, since XLA takes half a second to compile a generator of each new shape on a CPU.
     """
 
-    def init(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
+    def init(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> jax.Array:
+        if not _drawing.get():
+            return jnp.zeros(shape, dtype)
         count = math.prod(shape)
         size = 2**14 if count <= 2**17 else 2**20
         chunks = [_normal_chunk(key, index, size) for index in range(-(-count // size))]

@@ -96,9 +96,9 @@ def from_open_clip(fields: dict[str, Any]) -> CLIPConfig:
         if unknown:
             raise ValueError(f"{name} sets {', '.join(unknown)}")
     activation = "quick_gelu" if model.get("quick_gelu") else "gelu"
-    size, width = vision.get("image_size", 224), vision.get("width", 768)
-    head_width = vision.get("head_width", 64)
-    if isinstance(size, list):
+    size, width = vision.get("image_size", 224), _number(vision, "width", 768)
+    head_width = _number(vision, "head_width", 64)
+    if isinstance(size, list) and len(size) == 2:
         if size[0] != size[1]:
             raise ValueError(f"images of {size[0]} x {size[1]} pixels, which are not square")
         size = size[0]
@@ -106,9 +106,9 @@ def from_open_clip(fields: dict[str, Any]) -> CLIPConfig:
     if isinstance(layers, list):
         image = ResNetConfig(tuple(layers), width, 32 * width // head_width, size)
     else:
-        mlp_width = int(width * vision.get("mlp_ratio", 4))
+        mlp_width = int(width * _number(vision, "mlp_ratio", 4))
         image = ViTConfig(layers, width, width // head_width, vision.get("patch_size", 16), size, mlp_width, activation)
-    width = text.get("width", 512)
+    width = _number(text, "width", 512)
     return CLIPConfig(
         embed_dim=model["embed_dim"],
         image=image,
@@ -118,7 +118,15 @@ def from_open_clip(fields: dict[str, Any]) -> CLIPConfig:
             heads=text.get("heads", 8),
             vocab_size=text.get("vocab_size", 49408),
             context_length=text.get("context_length", 77),
-            mlp_width=int(width * text.get("mlp_ratio", 4)),
+            mlp_width=int(width * _number(text, "mlp_ratio", 4)),
             activation=activation,
         ),
     )
+
+
+def _number(part: dict[str, Any], name: str, default: int) -> Any:
+    """A field to compute with. What it must be besides a number is checked where it is used."""
+    value = part.get(name, default)
+    if type(value) not in (int, float):
+        raise ValueError(f"{name} must be a number, got {value!r:.60}")
+    return value

@@ -10,6 +10,7 @@ from flax import nnx
 from qualiclip_jax.errors import UserError
 from qualiclip_jax.models.clip import CLIP
 from qualiclip_jax.models.config import CLIPConfig
+from qualiclip_jax.models.layers import without_values
 
 Shape = tuple[int, ...]
 
@@ -18,11 +19,14 @@ class Skeleton:
     """A CLIP without values.
 
     Attributes:
+      config: what it was built from.
       shapes: of its parameters, by path; the parts of a path are joined by "/".
     """
 
     def __init__(self, config: CLIPConfig):
-        self._graph, state = nnx.split(nnx.eval_shape(lambda: CLIP(config, rngs=nnx.Rngs(0))))
+        self.config = config
+        with without_values():
+            self._graph, state = nnx.split(nnx.eval_shape(lambda: CLIP(config, rngs=nnx.Rngs(0))))
         self._leaves = {"/".join(map(str, path)): (path, leaf) for path, leaf in nnx.to_flat_state(state)}
         self.shapes: dict[str, Shape] = {name: leaf.shape for name, (_, leaf) in self._leaves.items()}
 
@@ -52,9 +56,14 @@ def from_pure(config: CLIPConfig | dict[str, Any], arrays: dict[str, Any]) -> CL
       UserError: naming every entry that is missing, not used or of another shape.
     """
     skeleton = Skeleton(config if isinstance(config, CLIPConfig) else CLIPConfig.from_dict(config))
-    given = {"/".join(map(str, path)): leaf for path, leaf in nnx.traversals.flatten_mapping(arrays).items()}
+    given = by_path(arrays)
     check_shapes("model", skeleton.shapes, {name: leaf.shape for name, leaf in given.items()})
     return skeleton.filled(given)
+
+
+def by_path(tree: dict[str, Any]) -> dict[str, Any]:
+    """The leaves of nested dicts; the parts of a path are joined by "/"."""
+    return {"/".join(map(str, path)): leaf for path, leaf in nnx.traversals.flatten_mapping(tree).items()}
 
 
 def check_shapes(what: str, wanted: Mapping[str, Shape], given: Mapping[str, Shape]) -> None:

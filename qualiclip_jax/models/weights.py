@@ -1,11 +1,13 @@
 """Published weights: find them (hub, directory, file), read them, and build the CLIP.
 
-Nothing here unpickles arbitrary objects, and nothing falls back to random weights: what cannot be loaded is a
-`UserError`.
+Nothing here unpickles arbitrary objects, reads outside the folder that was named, or falls back to random weights: what
+cannot be loaded is a `UserError`.
 """
 
 import dataclasses
 import json
+import math
+import os
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -33,6 +35,9 @@ LAYOUTS = (
     ("flax_model.msgpack", "config.json"),
 )
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".msgpack")
+MOST_JSON = 16 << 20  # bytes of a config, or of an index of shards
+SMALL_FLOATS = ("F8_", "F6_", "F4")  # types of quantised models in safetensors
+MOST_NUMBERS = 1 << 34  # in one file of weights
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt")
 
 
@@ -101,7 +106,10 @@ def read(source: str | pathlib.Path) -> Weights:
     files = _shards(file) if file.name.endswith(".index.json") else (file,)
     tensors: dict[str, np.ndarray] = {}
     for file in files:
-        tensors |= _read_file(file)
+        more = _read_file(file)
+        if twice := sorted(tensors.keys() & more.keys()):
+            raise UserError(f"{name}: tensors are there twice, also in {file.name}: {', '.join(twice)[:200]}")
+        tensors |= more
     return Weights(name, tensors, config, files)
 
 
@@ -165,8 +173,8 @@ def _choose(directory: pathlib.Path, name: str) -> tuple[pathlib.Path, CLIPConfi
     """The weights file of a directory and the architecture that the config beside it tells."""
     for weights, config in LAYOUTS:
         if (directory / weights).exists():
-            return directory / weights, _read_config(directory / config)
-    files = sorted(file for file in directory.iterdir() if file.suffix in SUFFIXES)
+            return _inside(directory, weights), _read_config(directory, config)
+    files = sorted(file for file in directory.iterdir() if file.suffix in SUFFIXES and file.is_file())
     if len(files) > 1:
         raise UserError(f"{directory} has {', '.join(file.name for file in files)}: name one of them")
     if not files:
@@ -174,30 +182,57 @@ def _choose(directory: pathlib.Path, name: str) -> tuple[pathlib.Path, CLIPConfi
             f"no checkpoint in {directory}, and no weights: looked for {', '.join(file for file, _ in LAYOUTS)} or a "
             f"single {', '.join(SUFFIXES)} file"
         )
-    configs = [_read_config(directory / config) for config in ("open_clip_config.json", "config.json")]
-    return files[0], next((config for config in configs if config), None)
+    configs = [_read_config(directory, config) for config in ("open_clip_config.json", "config.json")]
+    return _inside(directory, files[0].name), next((config for config in configs if config), None)
 
 
-def _read_config(path: pathlib.Path) -> CLIPConfig | None:
+def _inside(directory: pathlib.Path, name: Any) -> pathlib.Path:
+    """The path of a file in a model folder.
+
+    In the cache of the Hugging Face hub, files are links to where the repository keeps them; those may be followed.
+
+    Raises:
+      UserError: `name` is no plain file name, or a link that leads out of the folder.
+    """
+    plain = isinstance(name, str) and name.isprintable() and 0 < len(name) < 256 and name not in (".", "..")
+    if not plain or pathlib.PurePosixPath(name).name != name or pathlib.PureWindowsPath(name).name != name:
+        raise UserError(f"{directory}: {name!r:.80} is not the name of a file in this folder")
+    root = directory.parent.parent if directory.parent.name == "snapshots" else directory
+    if not pathlib.Path(os.path.realpath(directory / name)).is_relative_to(os.path.realpath(root)):
+        raise UserError(f"{directory / name}: a link that leads out of its folder: name the file itself, or copy it")
+    return directory / name
+
+
+def _read_json(path: pathlib.Path) -> Any:
+    if path.stat().st_size > MOST_JSON:
+        raise ValueError(f"larger than {MOST_JSON >> 20} MB")
+    return json.loads(path.read_bytes())
+
+
+def _read_config(directory: pathlib.Path, name: str) -> CLIPConfig | None:
+    path = _inside(directory, name)
     if not path.exists():
         return None
     try:
-        fields = json.loads(path.read_text())
+        fields = _read_json(path)
         return published.from_open_clip(fields) if "model_cfg" in fields else published.from_hugging_face(fields)
-    except (ValueError, KeyError, TypeError, AttributeError, UserError) as error:
-        raise UserError(f"{path}: not the config of a CLIP that can be built here: {error}") from None
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError, UserError) as error:
+        reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)[:300]
+        raise UserError(f"{path}: not the config of a CLIP that can be built here: {reason}") from None
 
 
 def _shards(index: pathlib.Path) -> tuple[pathlib.Path, ...]:
     """The files that an index of shards names."""
     try:
-        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-    except (ValueError, KeyError, AttributeError) as error:
-        raise UserError(f"{index}: not an index of shards: {error!r}") from None
-    missing = [name for name in names if not (index.parent / name).exists()]
-    if missing:
-        raise UserError(f"{index}: {len(missing)} of {len(names)} shards are missing: {', '.join(missing)}")
-    return tuple(index.parent / name for name in names)
+        names = list(dict.fromkeys(_read_json(index)["weight_map"].values()))
+    except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+        raise UserError(f"{index}: not an index of shards: {error!r:.200}") from None
+    shards = sorted(_inside(index.parent, name) for name in names)
+    missing = [shard.name for shard in shards if not shard.exists()]
+    if missing or not shards:
+        named = ", ".join(missing)[:200] or "it names none"
+        raise UserError(f"{index}: {len(missing)} of {len(shards)} shards are missing: {named}")
+    return tuple(shards)
 
 
 def _read_file(path: pathlib.Path) -> dict[str, np.ndarray]:
@@ -215,11 +250,21 @@ def _read_file(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
+    from safetensors import SafetensorError, safe_open
 
     try:
-        return load_file(path)
+        with safe_open(path, framework="numpy") as file:
+            stored = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118  (no dict)
+            types = {name: tensor.get_dtype() for name, tensor in sorted(stored.items())}
+            small = [f"{name} ({type})" for name, type in types.items() if type.startswith(SMALL_FLOATS)]
+            if small:
+                raise UserError(
+                    f"{path}: tensors of types that are not read: {', '.join(small)[:200]}: take the same weights in "
+                    "float16, bfloat16 or float32"
+                )
+            if sum(math.prod(tensor.get_shape()) for tensor in stored.values()) > MOST_NUMBERS:
+                raise UserError(f"{path}: more than {MOST_NUMBERS:.1g} numbers, so no CLIP that can be built here")
+            return {name: file.get_tensor(name) for name in stored}
     except (SafetensorError, ValueError, KeyError, OSError) as error:
         raise UserError(f"{path}: truncated, corrupt or no safetensors file ({error}): download it again") from None
 

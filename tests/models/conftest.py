@@ -1,5 +1,7 @@
 """Tiny CLIPs for tests, built without random generators (which take long to compile)."""
 
+import pathlib
+
 import jax
 import numpy as np
 import pytest
@@ -26,3 +28,10 @@ def build_clip(config: models.CLIPConfig, seed: int = 0) -> models.CLIP:
 def build():
     """`build(config)` gives a CLIP."""
     return build_clip
+
+
+@pytest.fixture(scope="session")
+def state() -> dict[str, np.ndarray]:
+    """A ViT under OpenAI's names."""
+    with np.load(pathlib.Path(__file__).parents[1] / "golden" / "clip_vit_tiny.npz") as golden:
+        return {key.removeprefix("state/"): golden[key].copy() for key in golden if key.startswith("state/")}

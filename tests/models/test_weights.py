@@ -1,7 +1,6 @@
 """Weights from every format that is read, and every way in which they can be missing or faulty."""
 
 import json
-import pathlib
 import subprocess
 import sys
 import warnings
@@ -17,7 +16,6 @@ from qualiclip_jax import models
 from qualiclip_jax.errors import UserError
 from qualiclip_jax.models import convert, weights
 
-DATA = pathlib.Path(__file__).parents[1] / "golden"
 OPEN_CLIP = {
     "model_cfg": {
         "embed_dim": 64,
@@ -26,13 +24,6 @@ OPEN_CLIP = {
         "text_cfg": {"context_length": 77, "vocab_size": 300, "width": 64, "heads": 1, "layers": 2},
     }
 }
-
-
-@pytest.fixture(scope="module")
-def state():
-    """A ViT under OpenAI's names."""
-    with np.load(DATA / "clip_vit_tiny.npz") as golden:
-        return {key.removeprefix("state/"): golden[key].copy() for key in golden if key.startswith("state/")}
 
 
 @pytest.fixture(scope="module")
