@@ -42,6 +42,7 @@ _SEP = re.compile(r'"?sep=(.)"?[^\S\r\n]*(\r\n|\r|\n)', re.IGNORECASE)  # how Ex
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _PUNCTUATED = re.compile(r"[+-]?[\d.,]+([eE][+-]?\d+)?", re.ASCII)
 _SURROGATES = re.compile("[\udc80-\udcff]+")
+_LONGEST_HEADER = 2**22  # letters
 _MOST_NAMES, _MOST_LETTERS = 8, 60  # that an error message shows
 
 
@@ -304,10 +305,10 @@ class _Content:
         broken: UserError | None = None
         for delimiter in delimiters:
             try:
-                _, fields = next(self._rows(delimiter, False), (0, []))
+                _, fields = next(self._rows(delimiter, False, _LONGEST_HEADER), (0, []))
                 skip = len(fields) > 1 and all(field.startswith(" ") for field in fields[1:])
                 if skip:
-                    _, fields = next(self._rows(delimiter, True))
+                    _, fields = next(self._rows(delimiter, True, _LONGEST_HEADER))
             except UserError as error:
                 broken = broken or error
                 continue
@@ -319,9 +320,9 @@ class _Content:
         assert best is not None
         return best[2:]
 
-    def _rows(self, delimiter: str, skip_spaces: bool) -> Iterator[tuple[int, list[str]]]:
+    def _rows(self, delimiter: str, skip_spaces: bool, most: int | None = None) -> Iterator[tuple[int, list[str]]]:
         """All rows that are not blank, the header too, each with the line in which it begins."""
-        lines = io.StringIO(self._text, newline="")
+        lines = io.StringIO(self._text[:most], newline="")
         reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=skip_spaces, strict=True)
         while True:
             line = self._above + reader.line_num + 1
