@@ -3,10 +3,16 @@
 Exit status: 0 done, 1 could not, 2 done in part, 130 interrupted.
 """
 
+import contextlib
 import difflib
 import importlib
+import io
+import os
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from types import FrameType
 from typing import NoReturn
 
 from qualiclip_jax.errors import UserError
@@ -34,10 +40,14 @@ def run(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None 
       argv: the arguments; `sys.argv[1:]` by default.
 
     Returns:
-      0, 1, 2 or 130. A `UserError` or `OSError` is printed to standard error as one line, without a traceback.
+      0, 1, 2 or 130. A `UserError` or `OSError` is printed to standard error as one line, without a traceback. The
+      first Ctrl-C is a `KeyboardInterrupt`; a second one ends the process at once, whatever it still waits for.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")  # a name that the terminal has no letters for is no error
     try:
-        return main(sys.argv[1:] if argv is None else argv) or DONE
+        with _interrupts():
+            return main(sys.argv[1:] if argv is None else argv) or DONE
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return FAILED
@@ -53,6 +63,38 @@ def run(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None 
         reason = (error.strerror or str(error) or type(error).__name__).splitlines()[0]
         print(f"error: {f'{error.filename}: ' if error.filename else ''}{reason}", file=sys.stderr)
         return FAILED
+
+
+@contextlib.contextmanager
+def _interrupts() -> Iterator[None]:
+    """Makes the second Ctrl-C final, until the block ends uninterrupted."""
+    if (
+        threading.current_thread() is not threading.main_thread()
+        or signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+    ):
+        yield
+        return
+
+    def at_once(number: int, frame: FrameType | None) -> None:
+        os._exit(INTERRUPTED)
+
+    def first(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, at_once)
+        os.write(2, b"\nstopping; Ctrl-C once more ends it at once\n")  # print may be at work in what is interrupted
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, first)
+    try:
+        yield
+    finally:
+        if signal.getsignal(signal.SIGINT) is first:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def program(command: str) -> str:
+    """How a command was started, for its help: `qualiclip COMMAND` or `python -m qualiclip_jax.COMMAND`."""
+    name = f"qualiclip {command}"
+    return name if sys.argv[0] == name else f"python -m qualiclip_jax.{command}"
 
 
 def console() -> NoReturn:

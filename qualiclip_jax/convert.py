@@ -27,7 +27,7 @@ def __getattr__(name: str):
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Reads the command line."""
     parser = argparse.ArgumentParser(
-        prog="qualiclip convert",
+        prog=cli.program("convert"),
         description="Converts CLIP or QualiCLIP weights to a self-contained checkpoint to score with.",
     )
     parser.add_argument(

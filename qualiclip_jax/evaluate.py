@@ -12,7 +12,7 @@ from qualiclip_jax.errors import UserError
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Reads the command line."""
     parser = argparse.ArgumentParser(
-        prog="qualiclip evaluate",
+        prog=cli.program("evaluate"),
         description="Measures how well quality scores agree with human opinion, and with levels of degradation.",
         epilog="Scores are kept in the output folder as they come. The same command goes on after an interruption.",
     )

@@ -1,80 +1,59 @@
-"""Self-contained HTML pages for reports: one file, system fonts, light and dark, nothing loaded from elsewhere."""
+"""Self-contained HTML pages, from the templates in `templates/`: nothing that they show is loaded from elsewhere."""
 
 import base64
-import html
+import functools
 import io
-from collections.abc import Sequence
-from typing import Any
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import numpy as np
 from PIL import Image
 
-escape = html.escape
-
-_STYLE = """
-:root { color-scheme: light dark; --text: #1c1e21; --faint: #62676f; --back: #ffffff; --card: #f4f5f7; --line: #d9dce1;
-  --accent: #0b62c4; --good: #1a7f37; --bad: #b42318; }
-@media (prefers-color-scheme: dark) { :root { --text: #e6e8eb; --faint: #9aa1ab; --back: #15181c; --card: #1e2227;
-  --line: #363c44; --accent: #6cb0ff; --good: #57c773; --bad: #ff8f85; } }
-* { box-sizing: border-box; }
-body { margin: 0 auto; padding: 1.5rem 1rem 4rem; max-width: 70rem; color: var(--text); background: var(--back);
-  font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Liberation Sans", sans-serif; }
-h1, h2, h3 { overflow-wrap: anywhere; }
-h1 { font-size: 1.6rem; line-height: 1.2; margin: 0 0 .3rem; } h2 { font-size: 1.25rem; margin: 2.5rem 0 .6rem; }
-h3 { font-size: 1rem; margin: 1.5rem 0 .4rem; } p { margin: .5rem 0; max-width: 50rem; } a { color: var(--accent); }
-code { font: .9em ui-monospace, "SF Mono", Menlo, Consolas, "Liberation Mono", monospace; overflow-wrap: anywhere; }
-.faint { color: var(--faint); } .good { color: var(--good); } .bad { color: var(--bad); }
-.scroll { overflow-x: auto; max-width: 100%; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: .5rem 0; }
-th, td { padding: .3rem .7rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
-th { color: var(--faint); font-weight: 600; font-size: .85rem; }
-th.text, td.text { text-align: left; white-space: normal; overflow-wrap: anywhere; min-width: 9rem; }
-tbody tr:hover { background: var(--card); }
-figure { margin: 1rem 0; } figure img { max-width: 100%; height: auto; border-radius: 6px; background: #ffffff; }
-figcaption { color: var(--faint); font-size: .9rem; }
-.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(9.5rem, 1fr)); gap: .8rem; margin: .5rem 0; }
-.card { background: var(--card); border-radius: 8px; overflow: hidden; font-size: .85rem; }
-.card img { display: block; width: 100%; height: 8.5rem; object-fit: contain; background: #80808022; }
-.card div { padding: .4rem .6rem .6rem; overflow-wrap: anywhere; }
-.number { font-size: 1.05rem; font-weight: 600; font-variant-numeric: tabular-nums; }
-"""
+if TYPE_CHECKING:
+    import jinja2
 
 
-def page(title: str, body: str, *, style: str = "", script: str = "") -> str:
-    """A whole HTML document.
+@functools.cache
+def _templates() -> "jinja2.Environment":
+    import jinja2
 
-    Classes the style knows: `faint`, `good`, `bad`; `scroll` around a wide table; `cards` around `card`s.
-
-    Args:
-      title: plain text, of the window; the body brings its own h1.
-      body: HTML; escape what comes from users with `escape`.
-      style: more CSS, after the common one.
-      script: JavaScript, run after the body is there.
-    """
-    script = f"<script>{script}</script>\n" if script else ""
-    return (
-        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f'<link rel="icon" href="data:,">\n<title>{escape(title)}</title>\n<style>{_STYLE}{style}</style>\n</head>\n'
-        f"<body>\n{body}\n{script}</body>\n</html>\n"
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
     )
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[Any]], text_columns: int = 1) -> str:
-    """An HTML table that scrolls sideways where the window is too narrow.
+def render(template: str, *, title: str, generator: str, **values: Any) -> bytes:
+    """A page as the bytes of a file.
 
     Args:
-      head: plain text of the head cells.
-      rows: plain text or numbers of the cells, escaped here.
-      text_columns: how many columns from the left hold text and are set flush left.
+      template: name of a file in `templates/` that extends `base.html.j2`.
+      title: of the page, plain text.
+      generator: what makes pages of this kind, e.g. "qualiclip score"; see `is_page`.
+      values: what the template shows; text is escaped there.
     """
+    page = _templates().get_template(template).render(title=title, generator=generator, **values)
+    return page.lstrip().encode("utf-8", "backslashreplace")
 
-    def line(cells: Sequence[Any], tag: str) -> str:
-        marks = [' class="text"' if column < text_columns else "" for column in range(len(cells))]
-        return "<tr>" + "".join(f"<{tag}{m}>{escape(str(c))}</{tag}>" for m, c in zip(marks, cells)) + "</tr>"
 
-    body = "\n".join(line(row, "td") for row in rows)
-    return f'<div class="scroll"><table>\n<thead>{line(head, "th")}</thead>\n<tbody>\n{body}\n</tbody></table></div>'
+def is_page(path: str | os.PathLike[str], generator: str) -> bool:
+    """Whether a file is a page that `render` made for this generator."""
+    with open(path, "rb") as file:
+        return f'<meta name="generator" content="{generator}">'.encode() in file.read(1000)
+
+
+def link(path: str | os.PathLike[str], page: str | os.PathLike[str]) -> str:
+    """The address of a file, as it is written in a page: relative to the page where that is possible."""
+    try:
+        relative = os.path.relpath(path, os.path.dirname(page) or ".")
+    except ValueError:  # on another drive of Windows
+        return Path(path).absolute().as_uri()
+    return quote(os.fsencode(relative.replace(os.sep, "/")))
 
 
 def thumbnail_uri(image: np.ndarray, max_side: int = 240, quality: int = 80) -> str:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from qualiclip_jax.training.loop import Result
 
-USAGE = """usage: qualiclip train --config FILE [--workdir DIR] [--config.FIELD=VALUE ...] [--overwrite]
+USAGE = """usage: PROGRAM --config FILE [--workdir DIR] [--config.FIELD=VALUE ...] [--overwrite]
 
   --config FILE           a Python file with get_config(), e.g. configs/demo.py
   --config.FIELD=VALUE    changes one field, e.g. --config.batch_size=8 --config.data.source=folder:photos
@@ -27,7 +27,7 @@ The same command goes on from the last checkpoint. All fields, with their defaul
 def main(argv: Sequence[str]) -> int:
     """Trains; returns the exit status."""
     if not argv or "-h" in argv or "--help" in argv:
-        print(USAGE, end="")
+        print(USAGE.replace("PROGRAM", cli.program("train")), end="")
         return cli.DONE if argv else cli.FAILED
     config, workdir, overwrite = parse(argv)
 

@@ -1,6 +1,10 @@
 """What all entry points share: exit statuses, and errors as one line."""
 
 import errno
+import io
+import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -28,3 +32,59 @@ def test_what_a_user_can_mend_is_one_line(capsys, error, line):
 def test_mistakes_of_the_program_are_not_hidden():
     with pytest.raises(ZeroDivisionError):
         cli.run(lambda _: 1 / 0, ())
+
+
+WAITS = """
+import signal, sys, threading
+from qualiclip_jax import cli
+from qualiclip_jax.progress import Progress
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell inherits "ignore"
+def main(_):
+    try:
+        with Progress(2, "working") as bar:
+            bar.write("started")
+            threading.Event().wait()
+    finally:
+        threading.Event().wait()  # for a computation that cannot be stopped
+sys.exit(cli.run(main, ()))
+"""
+
+
+def test_the_second_interrupt_ends_what_the_first_one_only_asked_to_end():
+    with subprocess.Popen([sys.executable, "-c", WAITS], stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr.readline() == "started\n"
+        process.send_signal(signal.SIGINT)
+        assert process.stderr.readline() == "\n"
+        assert process.stderr.readline() == "stopping; Ctrl-C once more ends it at once\n"
+        assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        assert process.stderr.read() == ""
+        assert process.wait() == cli.INTERRUPTED
+
+
+def test_the_handler_of_interrupts_is_put_back():
+    before = signal.getsignal(signal.SIGINT)
+    seen = []
+    assert cli.run(lambda _: seen.append(signal.getsignal(signal.SIGINT)), ()) == cli.DONE
+    assert seen[0] is not before
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_help_names_the_program_as_it_was_started(command, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/qualiclip", command, "--help"])
+    with pytest.raises(SystemExit) as stop:
+        cli.console()
+    assert not stop.value.code
+    assert capsys.readouterr().out.startswith(f"usage: qualiclip {command} ")
+    assert cli.program(command) == f"qualiclip {command}"
+    sys.argv = ["/somewhere/qualiclip_jax/main.py"]
+    assert cli.program(command) == f"python -m qualiclip_jax.{command}"
+
+
+def test_names_that_a_terminal_has_no_letters_for_are_no_error(monkeypatch):
+    screen = io.TextIOWrapper(io.BytesIO(), encoding="latin-1")
+    monkeypatch.setattr(sys, "stdout", screen)
+    assert cli.run(lambda _: print("caf\xe9 \u2603 \udce9"), ()) == cli.DONE
+    screen.flush()
+    assert screen.buffer.getvalue() == b"caf\xe9 \\u2603 \\udce9\n"

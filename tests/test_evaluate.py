@@ -207,7 +207,7 @@ def test_errors_are_one_line(place, tmp_path, capsys, monkeypatch, more, message
         arguments += ["--dataset", f"csv:{place}/set.csv@{place}/pictures"]
     assert cli.run(evaluate.main, [*arguments, *more]) == cli.FAILED
     last = capsys.readouterr().err.strip().splitlines()[-1]
-    assert last.startswith(("error: ", "qualiclip evaluate: error: "))
+    assert last.startswith(("error: ", "python -m qualiclip_jax.evaluate: error: "))
     assert message in last
 
 
@@ -291,7 +291,7 @@ def test_several_sets_and_their_mean(place, report, tmp_path, capsys):
 class Page(HTMLParser):
     """Collects what a page refers to, and checks that its tags are closed in order."""
 
-    VOID = ("meta", "link", "img", "br")
+    VOID = ("meta", "link", "img", "br", "source")
 
     def __init__(self, text):
         super().__init__()
@@ -302,7 +302,7 @@ class Page(HTMLParser):
     def handle_starttag(self, tag, attrs):
         attrs = dict(attrs)
         self.images += [attrs["src"]] if tag == "img" else []
-        self.links += [attrs[name] for name in ("src", "href") if name in attrs]
+        self.links += [attrs[name] for name in ("src", "srcset", "href") if name in attrs]
         if tag not in self.VOID:
             self.open.append(tag)
 

@@ -10,16 +10,34 @@ from PIL import Image
 from qualiclip_jax import html
 
 
-def test_page_escapes_its_title_and_carries_everything_itself():
-    page = html.page("a < b & c", "<h1>x</h1>", style=".k { color: red; }", script="let k = 1;")
-    assert "<title>a &lt; b &amp; c</title>" in page
-    assert "http" not in page
-    assert page.index(".k { color: red; }") < page.index("<h1>x</h1>") < page.index("let k = 1;")
+def test_pages_escape_what_they_show(tmp_path):
+    values = dict.fromkeys(("headlines", "contestants", "sets", "synthetic", "published"), ())
+    page = html.render(
+        "evaluation.html.j2",
+        title="a < b & c",
+        generator="me",
+        note="<b>",
+        mean={"head": ["<i>"], "rows": [[3]]},
+        **values,
+    )
+    text = page.decode()
+    assert text.startswith("<!doctype html>")
+    assert "<title>a &lt; b &amp; c</title>" in text
+    assert '<p class="faint">&lt;b&gt;</p>' in text
+    assert "<th>&lt;i&gt;</th>" in text
+    assert "<td>3</td>" in text
+    assert "http" not in text
+    (tmp_path / "page.html").write_bytes(page)
+    assert html.is_page(tmp_path / "page.html", "me")
+    assert not html.is_page(tmp_path / "page.html", "m")
 
 
-def test_table_escapes_cells():
-    table = html.table(["name", "n"], [["<b>", 3]])
-    assert '<td class="text">&lt;b&gt;</td><td>3</td>' in table
+def test_links_lead_from_the_page_to_the_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert html.link("photos/a b.png", "report.html") == "photos/a%20b.png"
+    assert html.link(tmp_path / "photos/#1?.png", "reports/report.html") == "../photos/%231%3F.png"
+    assert html.link("javascript:alert(1)", "report.html") == "javascript%3Aalert%281%29"
+    assert html.link("caf\udce9.png", "report.html") == "caf%E9.png"
 
 
 @pytest.mark.parametrize(("shape", "expected"), [((300, 600, 3), (240, 120)), ((50, 40, 3), (40, 50))])

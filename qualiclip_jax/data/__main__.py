@@ -13,7 +13,7 @@ _SHOWN = 5  # of a list of files, how many are named
 
 def main(argv: Sequence[str]) -> int | None:
     """Runs `list` or `prepare`; 0 done, 2 if a set was prepared without some of its images."""
-    parser = argparse.ArgumentParser(prog="qualiclip data", description=__doc__.split(": ")[1])
+    parser = argparse.ArgumentParser(prog=cli.program("data"), description=__doc__.split(": ")[1])
     commands = parser.add_subparsers(dest="command", required=True, metavar="list|prepare")
 
     where = argparse.ArgumentParser(add_help=False)

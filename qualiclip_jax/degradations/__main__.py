@@ -14,7 +14,7 @@ from qualiclip_jax.errors import UserError
 def main(argv: Sequence[str]) -> int | None:
     """Writes a contact sheet, or with `--type` one degraded photograph."""
     parser = argparse.ArgumentParser(
-        prog="qualiclip degradations",
+        prog=cli.program("degradations"),
         description=__doc__.split(": ")[1],
         epilog=f"types: {', '.join(TYPES)}",
     )

@@ -1,6 +1,8 @@
 """The pictures of an evaluation: score against level of degradation, score against human opinion."""
 
+import contextlib
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -8,8 +10,26 @@ import numpy as np
 from qualiclip_jax.evaluation.correlation import Logistic
 from qualiclip_jax.evaluation.synthetic import LEVELS, SyntheticResult
 
-_INK, _FAINT, _BEFORE = "#1c1e21", "#8a9099", "#c0392b"
-_LINES = ("#0b62c4", "#d97706", "#1a7f37", "#8250df", "#c2185b")  # as many as types in the largest group
+_BEFORE = "C5"  # of the cycle of colours; those before it are for types, as many as the largest group has
+_LIGHT = {"ink": "#1c1e21", "faint": "#767c85", "grid": "#e6e8eb", "back": "#ffffff",
+          "lines": ("#0b62c4", "#d97706", "#1a7f37", "#8250df", "#c2185b", "#c0392b")}  # fmt: skip
+_DARK = {"ink": "#e6e8eb", "faint": "#9aa1ab", "grid": "#2c3138", "back": "#15181c",
+         "lines": ("#6cb0ff", "#f0a142", "#57c773", "#b392f0", "#f277ab", "#ff8f85")}  # fmt: skip
+
+
+@contextlib.contextmanager
+def style(dark: bool = False) -> Iterator[None]:
+    """Sets the colours of the figures that are made in the block: those of a light or of a dark page."""
+    import matplotlib
+
+    colors = _DARK if dark else _LIGHT
+    settings = dict.fromkeys(("text.color", "axes.labelcolor", "axes.titlecolor"), colors["ink"])
+    settings |= dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color"), colors["faint"])
+    settings |= dict.fromkeys(("figure.facecolor", "axes.facecolor"), colors["back"])
+    settings |= dict.fromkeys(("axes.spines.top", "axes.spines.right"), False)
+    settings |= {"axes.grid": True, "grid.color": colors["grid"], "grid.linewidth": 0.7}
+    with matplotlib.rc_context(settings | {"axes.prop_cycle": matplotlib.cycler(color=colors["lines"])}):
+        yield
 
 
 def synthetic_figure(
@@ -50,7 +70,7 @@ def synthetic_figure(
         axis.set_ylabel("score (higher is better)")
     crops = f"mean over {len(result.names)} crops of {result.crop} px"
     title = f"{title}: score" if title else "Score"
-    figure.suptitle(f"{title} against level of degradation, {crops}", color=_INK, fontsize=12)
+    figure.suptitle(f"{title} against level of degradation, {crops}", fontsize=12)
     return figure
 
 
@@ -58,32 +78,30 @@ def _panel(
     axis: Any, title: str, types: tuple[str, ...], result: SyntheticResult, before: SyntheticResult | None,
     names: tuple[str, str], limits: tuple[float, float], single: bool = True,
 ) -> None:  # fmt: skip
+    import matplotlib
+
     low, high = limits
     rows = [result.types.index(name) for name in types]
-    labels = []  # (height, text, color), set beside the ends of the lines
-    for color, row, name in zip(_LINES, rows, types) if single else ():
+    labels = []  # (height, text, color, weight), set beside the ends of the lines
+    for k, (row, name) in enumerate(zip(rows, types)) if single else ():
+        color = f"C{k}"
         axis.plot(LEVELS, result.curves[row], color=color, linewidth=1.2)
-        labels.append((result.curves[row, -1], name.replace("_", " "), color))
+        labels.append((result.curves[row, -1], name.replace("_", " "), color, "normal"))
     if before is not None:
         curve = before.curves[rows].mean(axis=0)
         axis.plot(LEVELS, curve, color=_BEFORE, linewidth=1.6, linestyle="--")
-        labels.append((curve[-1], f"mean {names[0]}", _BEFORE))
-    curve = result.curves[rows].mean(axis=0)
-    axis.plot(LEVELS, curve, color=_INK, linewidth=2.6)
-    labels.append((curve[-1], "mean", _INK))
+        labels.append((curve[-1], f"mean {names[0]}", _BEFORE, "bold"))
+    curve, ink = result.curves[rows].mean(axis=0), matplotlib.rcParams["text.color"]
+    axis.plot(LEVELS, curve, color=ink, linewidth=2.6)
+    labels.append((curve[-1], "mean", ink, "bold"))
     srcc = _mean_srcc(result, types)
     gain = f"{_mean_srcc(before, types)} {names[0]}, {srcc} {names[1]}" if before is not None else srcc
-    axis.set_title(f"{title}\nSRCC {gain}", fontsize=9.5, color=_INK)
+    axis.set_title(f"{title}\nSRCC {gain}", fontsize=9.5)
     _label_ends(axis, labels, low, high)
     axis.set_ylim(low, high)
     axis.set_xlim(-0.2, 8.6)  # room for the labels
     axis.set_xticks(LEVELS, ["0", *(str(level) for level in LEVELS[1:])], fontsize=8)
-    axis.tick_params(colors=_FAINT, labelsize=8)
-    axis.grid(color="#e6e8eb", linewidth=0.7)
-    for side in ("top", "right"):
-        axis.spines[side].set_visible(False)
-    for side in ("left", "bottom"):
-        axis.spines[side].set_color(_FAINT)
+    axis.tick_params(labelsize=8)
 
 
 def _limits(result: SyntheticResult, before: SyntheticResult | None) -> tuple[float, float]:
@@ -94,18 +112,17 @@ def _limits(result: SyntheticResult, before: SyntheticResult | None) -> tuple[fl
     return low - room, high + room
 
 
-def _label_ends(axis: Any, labels: list[tuple[float, str, str]], low: float, high: float) -> None:
+def _label_ends(axis: Any, labels: list[tuple[float, str, str, str]], low: float, high: float) -> None:
     """Texts beside the right ends of lines, moved apart where they would overlap."""
     gap = 0.072 * (high - low)
     labels = sorted(labels)
-    heights = [height for height, _, _ in labels]
+    heights = [label[0] for label in labels]
     for i in range(1, len(heights)):
         heights[i] = max(heights[i], heights[i - 1] + gap)
     heights[-1] = min(heights[-1], high - gap / 2)
     for i in reversed(range(len(heights) - 1)):
         heights[i] = min(heights[i], heights[i + 1] - gap)
-    for height, (_, text, color) in zip(heights, labels):
-        weight = "bold" if color in (_INK, _BEFORE) else "normal"
+    for height, (_, text, color, weight) in zip(heights, labels):
         axis.text(5.15, height, text, color=color, fontsize=7, va="center", fontweight=weight)
 
 
@@ -131,15 +148,12 @@ def scatter_figure(
     figure = Figure(figsize=(6.4, 4.6), layout="constrained")
     axis = figure.subplots()
     size = float(np.clip(4000 / len(scores), 3, 24))
-    axis.scatter(scores, opinions, s=size, color=_LINES[0], alpha=0.45, linewidths=0)
+    axis.scatter(scores, opinions, s=size, color="C0", alpha=0.45, linewidths=0)
     if curve is not None:
         line = np.linspace(np.min(scores), np.max(scores), 300)
-        axis.plot(line, curve(line), color=_LINES[1], linewidth=2.2, label="fitted 4-parameter logistic")
+        axis.plot(line, curve(line), color="C1", linewidth=2.2, label="fitted 4-parameter logistic")
         axis.legend(frameon=False, loc="upper left", fontsize=9)
     axis.set_xlabel(f"{score_name} (higher is better)")
     axis.set_ylabel("mean opinion score (higher is better)")
-    axis.set_title(title, fontsize=11, color=_INK)
-    axis.grid(color="#e6e8eb", linewidth=0.7)
-    for side in ("top", "right"):
-        axis.spines[side].set_visible(False)
+    axis.set_title(title, fontsize=11)
     return figure

@@ -15,11 +15,6 @@ from qualiclip_jax.evaluation import figures, results, synthetic
 from qualiclip_jax.evaluation.results import Results, SetResult, SyntheticSet
 
 SHOWN = 6  # images in each gallery
-_STYLE = (
-    ".headline { font-size: 1.9rem; font-weight: 600; } .scatter img { max-width: min(38rem, 100%); } "
-    ".panels { overflow-x: auto; } .panels img { width: 68rem; max-width: none; }"  # legible on a phone: it scrolls
-)
-
 _LEGEND = (
     "SRCC, PLCC and KRCC are Spearman's, Pearson's and Kendall's correlation of score and mean opinion score, 1 is "
     "perfect. “Fitted” is after the customary 4-parameter logistic mapping of scores to opinions; RMSE is "
@@ -155,45 +150,64 @@ def synthetic_csv(sources: Sequence[SyntheticSet]) -> bytes:
     return tabular.to_csv(("source", "crop", "type", "level", "score", "baseline_score"), lines)
 
 
-def _pictures(found: Results) -> dict[str, bytes]:
+def _pictures(found: Results, dark: bool = False) -> dict[str, bytes]:
     """File name -> PNG."""
     pictures = {}
-    for entry in found.sets:
-        fitted = entry.judgement.whole.mapped[4]
-        title = f"{found.model['name']} on {entry.slug}: SRCC {entry.judgement.whole.srcc:.3f}"
-        figure = figures.scatter_figure(entry.scores, entry.rated.mos, fitted.curve if fitted else None, title)
-        pictures[f"scatter-{entry.slug}.png"] = html.figure_png(figure)
-    for entry in found.synthetic:
-        figure = figures.synthetic_figure(entry.result, entry.before, entry.source, entry.names)
-        pictures[_synthetic_name(found, entry)] = html.figure_png(figure)
+    with figures.style(dark):
+        for entry in found.sets:
+            fitted = entry.judgement.whole.mapped[4]
+            title = f"{found.model['name']} on {entry.slug}: SRCC {entry.judgement.whole.srcc:.3f}"
+            figure = figures.scatter_figure(entry.scores, entry.rated.mos, fitted.curve if fitted else None, title)
+            pictures[_scatter_name(entry)] = html.figure_png(figure)
+        for source in found.synthetic:
+            figure = figures.synthetic_figure(source.result, source.before, source.source, source.names)
+            pictures[_synthetic_name(found, source)] = html.figure_png(figure)
     return pictures
+
+
+def _scatter_name(entry: SetResult) -> str:
+    return f"scatter-{entry.slug}.png"
 
 
 def _synthetic_name(found: Results, entry: SyntheticSet) -> str:
     return "synthetic.png" if len(found.synthetic) == 1 else f"synthetic-{entry.slug}.png"
 
 
-def page(found: Results, pictures: dict[str, bytes]) -> str:
-    """report.html."""
-    title = f"Evaluation of {found.model['name']}"
-    body = [f"<h1>{html.escape(title)}</h1>", _headlines(found), _facts(found)]
-    if found.sets:
-        body.append(f'<p class="faint">{_LEGEND}</p>')
-    for entry in found.sets:
-        body += _set_section(found, entry, pictures[f"scatter-{entry.slug}.png"])
+def page(found: Results, pictures: dict[str, bytes]) -> bytes:
+    """report.html; `pictures` as the files that lie beside it."""
+    dark = _pictures(found, dark=True)
+    uris = {name: {"light": html.png_uri(light), "dark": html.png_uri(dark[name])} for name, light in pictures.items()}
     mean = found.weighted_mean()
-    if mean:
-        body.append("<h2>Mean over sets, weighted by images</h2>")
-        body.append(html.table([name.upper() for name in mean], [[f"{v:.4f}" for v in mean.values()]], 0))
-    for entry in found.synthetic:
-        body += _synthetic_section(entry, pictures[_synthetic_name(found, entry)])
-    sources = sorted({entry.source for found_set in found.sets for entry in found_set.published})
-    body += [f'<p class="faint">Published numbers: {html.escape(source)}.</p>' for source in sources]
-    return html.page(title, "\n".join(body), style=_STYLE)
+    return html.render(
+        "evaluation.html.j2",
+        title=f"Evaluation of {found.model['name']}",
+        generator="qualiclip evaluate",
+        headlines=_headlines(found),
+        contestants=[
+            {
+                "label": label,
+                "name": facts["name"],
+                "facts": "; ".join(f"{key} {_fact(value)}" for key, value in facts.items() if key != "name"),
+            }
+            for label, facts in (("Model", found.model), ("Baseline", found.baseline))
+            if facts
+        ],
+        note=found.note,
+        legend=_LEGEND,
+        sets=[_set_section(found, entry, uris[_scatter_name(entry)]) for entry in found.sets],
+        mean=_table([name.upper() for name in mean], [[f"{v:.4f}" for v in mean.values()]]) if mean else None,
+        synthetic=[_synthetic_section(entry, uris[_synthetic_name(found, entry)]) for entry in found.synthetic],
+        synthetic_legend=_SYNTHETIC_LEGEND,
+        published=sorted({entry.source for found_set in found.sets for entry in found_set.published}),
+    )
 
 
-def _headlines(found: Results) -> str:
-    """A card for each set: the one number to look at first."""
+def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> dict[str, Any]:
+    return {"head": head, "rows": rows}
+
+
+def _headlines(found: Results) -> list[dict[str, Any]]:
+    """For each set the one number to look at first."""
     cards = [
         (entry.slug, f"{entry.judgement.whole.srcc:.3f}", entry.baseline and f"{entry.baseline.whole.srcc:.3f}",
          f"SRCC with opinion, {len(entry.scores):,} images")
@@ -204,27 +218,7 @@ def _headlines(found: Results) -> str:
          "SRCC with level of degradation, -1 is perfect")
         for entry in found.synthetic
     ]  # fmt: skip
-    parts = []
-    for name, number, before, what in cards:
-        beside = f'<br><span class="faint">baseline {before}</span>' if before else ""
-        parts.append(
-            f'<div class="card"><div>{html.escape(name)}<br><span class="headline">{number}</span>{beside}<br>'
-            f'<span class="faint">{what}</span></div></div>'
-        )
-    return f'<div class="cards">{"".join(parts)}</div>'
-
-
-def _facts(found: Results) -> str:
-    """What was judged, against what."""
-    lines = []
-    for label, facts in (("Model", found.model), ("Baseline", found.baseline)):
-        if facts:
-            rest = html.escape("; ".join(f"{key} {_fact(value)}" for key, value in facts.items() if key != "name"))
-            lines.append(f"<p><b>{label}</b> <code>{html.escape(facts['name'])}</code><br>"
-                         f'<span class="faint">{rest}</span></p>')  # fmt: skip
-    if found.note:
-        lines.append(f'<p class="faint">{html.escape(found.note)}</p>')
-    return "\n".join(lines)
+    return [dict(zip(("name", "number", "before", "what"), card)) for card in cards]
 
 
 def _fact(value: Any) -> str:
@@ -233,43 +227,41 @@ def _fact(value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-def _set_section(found: Results, entry: SetResult, picture: bytes) -> list[str]:
-    parts = [f"<h2>{html.escape(_title(entry))}</h2>", html.table(results.HEAD, results.rows(entry, *_labels(found)))]
-    for test, sentence in zip(entry.comparisons, results.gains(entry)):
-        mark = "good" if test.interval[0] > 0 else "bad" if test.interval[1] < 0 else "faint"
-        parts.append(f'<p class="{mark}">{html.escape(sentence)}.</p>')
-    parts += [f'<p class="bad">{html.escape(note)}.</p>' for note in results.remarks(entry)]
-    parts.append(_figure(picture, f"Opinion against score on {entry.slug}", "One dot is one image.", "scatter"))
-    if entry.judgement.distortions:
-        parts.append("<h3>By distortion</h3>")
-        parts.append(html.table(_distortion_head(entry), results.distortion_rows(entry)))
+def _set_section(found: Results, entry: SetResult, picture: dict[str, str]) -> dict[str, Any]:
+    marks = ["good" if t.interval[0] > 0 else "bad" if t.interval[1] < 0 else "faint" for t in entry.comparisons]
     residuals = entry.residuals()
     order = np.lexsort((entry.rated.ids, residuals))
     closest = order[np.argsort(np.abs(residuals[order]), kind="stable")]
-    for heading, chosen in (
-        ("Rated too high", order[::-1][:SHOWN]),
-        ("Rated too low", order[:SHOWN]),
+    galleries = [
+        ("Scored too high", order[::-1][:SHOWN]),
+        ("Scored too low", order[:SHOWN]),
         ("Closest to the opinion", closest[:SHOWN]),
-    ):
-        parts.append(f"<h3>{heading}</h3>")
-        parts.append(_gallery(entry, chosen, residuals))
-    return parts
+    ]
+    by_distortion = entry.judgement.distortions
+    return _table(results.HEAD, results.rows(entry, *_labels(found))) | {
+        "title": _title(entry),
+        "name": entry.slug,
+        "gains": list(zip(marks, results.gains(entry))),
+        "remarks": results.remarks(entry),
+        "picture": picture,
+        "distortions": _table(_distortion_head(entry), results.distortion_rows(entry)) if by_distortion else None,
+        "galleries": [
+            (heading, [_card(entry, i, residuals) for i in map(int, chosen)]) for heading, chosen in galleries
+        ],
+    }
 
 
-def _gallery(entry: SetResult, chosen: Sequence[int], residuals: np.ndarray) -> str:
-    cards = []
-    for index in map(int, chosen):
-        name = html.escape(entry.rated.ids[index])
-        uri = html.thumbnail_uri(entry.rated.image(index))
-        cards.append(
-            f'<div class="card"><img src="{uri}" alt="{name}"><div><span class="number">'
-            f"{entry.scores[index]:.3f}</span> score<br>{entry.rated.mos[index]:.2f} opinion, "
-            f'{residuals[index]:+.2f} off<br><span class="faint">{name}</span></div></div>'
-        )
-    return f'<div class="cards">{"".join(cards)}</div>'
+def _card(entry: SetResult, index: int, residuals: np.ndarray) -> dict[str, Any]:
+    return {
+        "name": entry.rated.ids[index],
+        "uri": html.thumbnail_uri(entry.rated.image(index)),
+        "score": entry.scores[index],
+        "opinion": entry.rated.mos[index],
+        "residual": residuals[index],
+    }
 
 
-def _synthetic_section(entry: SyntheticSet, picture: bytes) -> list[str]:
+def _synthetic_section(entry: SyntheticSet, picture: dict[str, str]) -> dict[str, Any]:
     names = entry.names if entry.before else (entry.names[1],)
     head = ["type", *(f"SRCC {name}" for name in names), *(f"level {k}" for k in synthetic.LEVELS)]
     lines = []
@@ -284,20 +276,12 @@ def _synthetic_section(entry: SyntheticSet, picture: bytes) -> list[str]:
         ["order across types", *([entry.before.order_across] if entry.before else []), entry.result.order_across],
     ]
     summary = [[c if isinstance(c, str) else synthetic.cell(c) for c in line] for line in summary]
-    return [
-        f"<h2>Synthetic benchmark, {html.escape(entry.source)}</h2>",
-        f'<p class="faint">{_SYNTHETIC_LEGEND}</p>',
-        html.table(["", *names], summary),
-        _figure(
-            picture, "Score against level of degradation, by group", "Lines should fall from left to right.", "panels"
-        ),
-        html.table(head, lines),
-    ]
-
-
-def _figure(picture: bytes, alt: str, caption: str, kind: str = "") -> str:
-    image = f'<img src="{html.png_uri(picture)}" alt="{html.escape(alt)}">'
-    return f'<figure class="{kind}">{image}<figcaption>{caption}</figcaption></figure>'
+    return {
+        "title": entry.source,
+        "picture": picture,
+        "summary": _table(["", *names], summary),
+        "types": _table(head, lines),
+    }
 
 
 def _labels(found: Results) -> tuple[str, str]:

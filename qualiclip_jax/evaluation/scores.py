@@ -4,8 +4,7 @@ import collections
 import functools
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,7 +14,8 @@ from qualiclip_jax import storage, tabular
 from qualiclip_jax.data.rated import short_name
 from qualiclip_jax.errors import UserError
 from qualiclip_jax.images import ImageError, decode_image, decode_size
-from qualiclip_jax.progress import Progress
+from qualiclip_jax.inference.stream import Scorer, Size, in_threads, score_images
+from qualiclip_jax.progress import Progress, track
 
 
 class Images(Protocol):
@@ -76,7 +76,7 @@ def content_key(data: bytes) -> str:
     return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
-def score_set(model, rated: Images, kept: Kept, title: str = "scoring") -> np.ndarray:
+def score_set(model: Scorer, rated: Images, kept: Kept, title: str = "scoring") -> np.ndarray:
     """Scores all images of a set, except those whose scores are kept from an earlier run.
 
     Images are scored in an order of their own (by size, then content), in batches that depend on the set alone. So
@@ -94,53 +94,44 @@ def score_set(model, rated: Images, kept: Kept, title: str = "scoring") -> np.nd
     Raises:
       UserError: images that cannot be read or scored; the others are kept.
     """
-    keys, sizes = zip(*_in_threads(lambda index: _key_and_size(rated, index), len(rated.ids), f"{title}: reading"))
-    errors = [size for size in sizes if isinstance(size, ImageError)]
+    found = [*track(in_threads(_key_and_size(rated), len(rated.ids)), len(rated.ids), f"{title}: reading", "image")]
+    errors = [item for item in found if isinstance(item, ImageError)]
     if errors:
         raise _unreadable(errors, len(rated.ids), rated.name)
+    keys, sizes = zip(*found)
     first = {key: index for index, key in reversed(list(enumerate(keys)))}  # key -> one image that has it
     order = sorted(first, key=lambda key: (sizes[first[key]], key))
     known = {position for position, key in enumerate(order) if key in kept}
 
-    def fetch(position: int) -> np.ndarray:
+    def read(position: int) -> np.ndarray:
         index = first[order[position]]
-        image = decode_image(rated.image_bytes(index), rated.ids[index])
-        if image.shape[:2] != sizes[index]:
-            raise ImageError(rated.ids[index], "its header gives another size than its pixels")
-        return image
+        return decode_image(rated.image_bytes(index), rated.ids[index])
 
     if len(known) < len(order):
         with Progress(len(order), title, "image", done=len(known)) as progress:
-            for position, attributes in model.run([sizes[first[key]] for key in order], fetch, known):
-                key = order[position]
-                if isinstance(attributes, ImageError):
-                    errors.append(ImageError(rated.ids[first[key]], attributes.reason))
-                    continue
-                score = float(np.float32(attributes.mean()))
-                if not math.isfinite(score):
-                    raise UserError(f"{rated.name}: the model gives {rated.ids[first[key]]} no finite score")
-                kept.put(key, score)
-                progress.advance(position not in known)
+            for scored in score_images(model, [sizes[first[key]] for key in order], read, known):
+                key = order[scored.index]
+                if scored.error is None:
+                    kept.put(key, scored.score)
+                else:
+                    errors.append(ImageError(rated.ids[first[key]], scored.error))
+                progress.advance()
     if errors:
         raise _unreadable(errors, len(rated.ids), rated.name)
     return np.array([kept[key] for key in keys], np.float64)
 
 
-def _key_and_size(rated: Images, index: int) -> tuple[str, tuple[int, int] | ImageError]:
-    try:
-        data = rated.image_bytes(index)
+def _key_and_size(rated: Images) -> Callable[[int], tuple[str, Size]]:
+    """A function that gives the `content_key` and the size of an image by index."""
+
+    def key_and_size(index: int) -> tuple[str, Size]:
+        try:
+            data = rated.image_bytes(index)
+        except OSError as error:
+            raise ImageError(rated.ids[index], str(error.strerror or error)) from None
         return content_key(data), decode_size(data, rated.ids[index])
-    except ImageError as error:
-        return "", error
-    except OSError as error:
-        return "", ImageError(rated.ids[index], str(error.strerror or error))
 
-
-def _in_threads(function, count: int, title: str) -> Iterator:
-    with ThreadPoolExecutor(4) as pool, Progress(count, title, "image") as progress:
-        for result in pool.map(function, range(count)):
-            progress.advance()
-            yield result
+    return key_and_size
 
 
 def _unreadable(errors: Sequence[ImageError], images: int, name: str) -> UserError:

@@ -1,1 +1,1 @@
-"""."""
+"""Scoring: from images, arrays or files, to quality scores."""

@@ -22,6 +22,7 @@ class Encoder:
       config: of the CLIP.
       compiled: the shapes that need not be compiled any more.
       blank: pixels of padding that were computed since a shape was last compiled.
+      compiling: whether it is compiling at this moment.
     """
 
     def __init__(self, model: models.Model):
@@ -31,6 +32,7 @@ class Encoder:
         self._graph, self._state = nnx.split(clip.image.for_inference(machine.prefers_winograd(self.config)))
         self.compiled: set[Shape] = set()
         self.blank = 0
+        self.compiling = False
 
     @functools.cached_property
     def costs(self) -> Costs:
@@ -93,7 +95,11 @@ class Encoder:
         if batch.shape not in self.compiled:
             self.compiled.add(batch.shape)
             self.blank = 0
-        return self._compiled_attributes(self._state, padded, None if self.config.position == "native" else sizes)
+            self.compiling = True
+        try:
+            return self._compiled_attributes(self._state, padded, None if self.config.position == "native" else sizes)
+        finally:
+            self.compiling = False
 
     def score_in_tiles(self, image: np.ndarray, tile_pixels: float | None = None) -> np.ndarray:
         """Scores one huge image.

@@ -62,6 +62,11 @@ class QualiCLIP(models.Model):
         """The fewest pixels an image may have in height and in width."""
         return self._encoder.smallest_side
 
+    @property
+    def compiling(self) -> bool:
+        """Whether a program is being compiled at this moment, by any thread that scores."""
+        return self._encoder.compiling
+
     def score(self, images: Images) -> np.ndarray:
         """Scores images.
 

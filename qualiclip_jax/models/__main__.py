@@ -14,7 +14,7 @@ SETS = {"koniq10k": "KonIQ", "clive": "CLIVE", "spaq": "SPAQ", "flive": "FLIVE",
 def main(argv: Sequence[str]) -> int | None:
     """Lists the models, as a table or as JSON."""
     parser = argparse.ArgumentParser(
-        prog="qualiclip models",
+        prog=cli.program("models"),
         description="Lists the models that have a name. Each is what --checkpoint, --baseline, --config.model.weights, "
         "convert and QualiCLIP.load take, beside paths and repositories of the Hugging Face hub (owner/name).",
         epilog="A model is downloaded and converted on first use, and kept in the user's cache directory.",

@@ -12,7 +12,8 @@ from qualiclip_jax import checkpoint, models, quality
 from qualiclip_jax.data import rated
 from qualiclip_jax.data.rated import RatedSet
 from qualiclip_jax.errors import UserError
-from qualiclip_jax.images import ImageError, decode_size
+from qualiclip_jax.images import decode_size
+from qualiclip_jax.inference.stream import score_images
 from qualiclip_jax.training.state import Recipe, TrainState
 
 if TYPE_CHECKING:
@@ -92,12 +93,12 @@ def _checked(rated_set: RatedSet) -> tuple[RatedSet, list[tuple[int, int]]]:
 def _srcc(model: "QualiCLIP", rated_set: RatedSet, sizes: list[tuple[int, int]]) -> float:
     from qualiclip_jax.evaluation import correlation
 
-    scores = dict(model.run(sizes, rated_set.image))
-    for index, attributes in scores.items():
-        if isinstance(attributes, ImageError):
-            raise UserError(f"{rated_set.name}: {rated_set.ids[index]} cannot be scored: {attributes.reason}")
-    means = np.array([scores[index].mean() for index in range(len(sizes))], np.float64)
-    return correlation.srcc(means, rated_set.mos) if np.ptp(means) > 0 else np.nan
+    scores = np.full(len(sizes), np.nan)
+    for scored in score_images(model, sizes, rated_set.image):
+        if scored.error is not None:
+            raise UserError(f"{rated_set.name}: {rated_set.ids[scored.index]} cannot be scored: {scored.error}")
+        scores[scored.index] = scored.score
+    return correlation.srcc(scores, rated_set.mos) if np.ptp(scores) > 0 else np.nan
 
 
 def _check_crop(photos: list[tuple[str, np.ndarray]], crop_size: int) -> None:

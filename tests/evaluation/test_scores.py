@@ -115,7 +115,7 @@ def test_a_score_that_is_not_finite_names_its_image(rated, tmp_path):
         def run(self, sizes, fetch, done=frozenset()):
             yield 0, np.full(7, np.nan, np.float32)
 
-    with pytest.raises(UserError, match="the model gives .*png no finite score"):
+    with pytest.raises(UserError, match=r"first \d.png: the model gives no finite score"):
         score_set(Broken(), rated, Kept(tmp_path / "kept.jsonl"))
 
 

@@ -2,17 +2,21 @@
 
 import csv
 import io
+import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
 
 from qualiclip_jax import QualiCLIP, cli, score
+from qualiclip_jax.errors import UserError
 from qualiclip_jax.images import write_image
-from qualiclip_jax.inference import table
+from qualiclip_jax.storage import read_jsonl
 
 
 @pytest.fixture(scope="module")
@@ -77,20 +81,26 @@ def test_scores_a_folder_and_says_why_some_files_are_not(folder, checkpoint, res
 
 def test_a_table_on_a_terminal(folder, checkpoint, capsys, monkeypatch):
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
-    files = [folder / "photo0.png", folder / "empty.jpg", folder / "photo1.png"]
+    files = [folder / "photo0.png", folder / "empty.jpg", folder / "photo1.png", folder / "photo3.png"]
     assert run("--checkpoint", checkpoint, "--attributes", *files) == 2
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["score", "good_photo", "sharp_image", "noise_free_image", "path"]
-    assert [line.split()[-1] for line in lines[1:]] == [str(file) for file in files]
-    assert lines[2].split()[0] == "failed"
+    assert lines[-1].split()[0] == "failed"
+    assert lines[-1].endswith("empty.jpg: empty file")
+    scores = {line.split()[-1]: float(line.split()[0]) for line in lines[1:-1]}
+    assert sorted(scores) == [str(file) for file in files if file.suffix == ".png"]
+    assert list(scores.values()) == sorted(scores.values(), reverse=True)  # best first
     values = [float(value) for value in lines[1].split()[:-1]]
     assert abs(np.mean(values[1:]) - values[0]) < 2e-4
+    assert run("--checkpoint", checkpoint, "--sort", "none", *files) == 2
+    assert [line.split()[-1] for line in capsys.readouterr().out.splitlines()[3:]] == [str(file) for file in files[2:]]
 
 
 def test_patterns_and_standard_input(folder, checkpoint, capsys, monkeypatch):
     assert run("--checkpoint", checkpoint, f"{folder}/photo*.png") == 0
     assert len(read_csv(capsys.readouterr().out)) == 5
-    monkeypatch.setattr(sys, "stdin", io.StringIO(f"{folder}/photo1.png\n\n{folder}/deeper\n{folder}/photo1.png\n"))
+    names = f"{folder}/photo1.png\n\n{folder}/deeper\n{folder}/photo1.png\n".encode()
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(names)))
     assert run("--checkpoint", checkpoint, "-") == 0
     names = [Path(path).name for path in read_csv(capsys.readouterr().out)]
     assert names == ["photo1.png", "photo2.png"]
@@ -140,15 +150,17 @@ def test_a_second_run_scores_only_what_is_new(suffix, folder, checkpoint, resnet
     assert "2 of 2 were scored by an earlier run" in capsys.readouterr().err
     assert run("--checkpoint", checkpoint, "--output", output, folder / "photo0.png", folder / "photo4.png") == 0
     assert started
-    known = table.Table(output, resnet.fingerprint, table.attribute_columns(resnet.prompts)).known()
-    assert set(known) == {str(folder / "photo0.png"), str(folder / "photo4.png")}
+    assert "2 scored, 0 failed; 1 row of other files kept" in capsys.readouterr().err
+    started.clear()
+    assert run("--checkpoint", checkpoint, "--output", output, f"{folder}/photo[014].png") == 0
+    assert not started
 
 
 def test_another_checkpoint_in_the_same_output_is_refused(folder, checkpoint, resnet, tmp_path, capsys, monkeypatch):
     output = tmp_path / "scores.csv"
     assert run("--checkpoint", checkpoint, "--output", output, folder / "photo0.png") == 0
     before = output.read_bytes()
-    monkeypatch.setattr(QualiCLIP, "fingerprint", "another")
+    monkeypatch.setitem(vars(resnet), "fingerprint", "another")
     capsys.readouterr()
     assert run("--checkpoint", checkpoint, "--output", output, folder / "photo0.png") == 1
     assert capsys.readouterr().err.startswith(f"error: {output} holds scores of another checkpoint")
@@ -211,12 +223,89 @@ def test_a_report(folder, checkpoint, tmp_path):
     assert run("--checkpoint", checkpoint, "--report", page, folder) == 2
     text = page.read_text()
     assert text.count("data:image/jpeg;base64,") == 6
-    assert "Not scored: 5" in text
+    assert '<a href="#failed">5 failed</a>' in text
+    assert '<h2 id="failed">Not scored: 5</h2>' in text
     assert "<b>6</b> images scored" in text
     order = [text.index(f'title="{path}"') for path in map(str, sorted(folder.rglob("photo*.png")))]
     assert len(order) == 6
+    (link,) = re.findall(r'<a href="([^"]*)">[^<]*empty\.jpg</a>', text)
+    assert (tmp_path / unquote(link)).resolve() == folder.resolve() / "empty.jpg"
     for outside in ("http://", "https://", "src='/", 'src="/'):
         assert outside not in text
+
+
+@pytest.mark.parametrize("content", ["<html>mine</html>", ""])
+def test_a_page_of_others_is_left_alone_and_an_empty_file_is_filled(content, folder, checkpoint, tmp_path, capsys):
+    page = tmp_path / "index.html"
+    page.write_text(content)
+    for _ in range(2):
+        status = run("--checkpoint", checkpoint, "--report", page, folder / "photo0.png")
+        assert status == (1 if content else 0)
+    if content:
+        assert page.read_text() == content
+        assert capsys.readouterr().err.endswith("is not a report of this command; choose another one\n")
+    else:
+        assert "<b>1</b> image scored" in page.read_text()
+    assert [path.name for path in tmp_path.iterdir()] == ["index.html"]
+
+
+def test_names_that_are_not_plain_text_come_out_as_they_are(folder, checkpoint, tmp_path):
+    """With the strictest of outputs; each in a process of its own, as an environment takes."""
+    names = [b"caf\xe9.png", b"two\nlines.png", b"<b>&quot;.png", b"a:b%20?.png"]
+    (tmp_path / "in").mkdir()
+    for name in names:
+        Path(os.fsdecode(os.fsencode(tmp_path / "in") + b"/" + name)).write_bytes((folder / "photo0.png").read_bytes())
+    command = [sys.executable, "-m", "qualiclip_jax.score", "--checkpoint", checkpoint, "-0", "-"]
+    environment = os.environ | {"PYTHONIOENCODING": "utf-8:strict", "LC_ALL": "C", "JAX_ENABLE_COMPILATION_CACHE": "0"}
+    listed = b"\0".join(b"in/" + name for name in names)
+    out = subprocess.run(
+        [*command, "--report", "report.html"], input=listed, cwd=tmp_path, env=environment, capture_output=True
+    )
+    assert out.returncode == 0, out.stderr
+    records = list(csv.reader(io.StringIO(out.stdout.decode("utf-8", "surrogateescape"), newline="")))
+    assert [os.fsencode(record[1]) for record in records[1:]] == [b"in/" + name for name in names]
+    facts = json.loads(re.search(r"IMAGES = (.*);", (tmp_path / "report.html").read_text())[1])
+    assert sorted(os.fsencode(unquote(fact["link"], errors="surrogateescape")) for fact in facts) == sorted(
+        b"in/" + name for name in names
+    )
+
+
+def test_a_folder_that_cannot_be_read_is_named_and_counts(folder, checkpoint, tmp_path, capsys, monkeypatch):
+    scandir = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("deeper"):
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    arguments = ["--checkpoint", checkpoint, f"{folder}/deeper"]
+    assert run(*arguments, f"{folder}/photo0.png", "--output", tmp_path / "o.jsonl") == 2
+    err = capsys.readouterr().err
+    assert f"{folder}/deeper: the folder cannot be read (Permission denied)" in err
+    assert "1 scored, 0 failed, 1 folder could not be read" in err
+    assert [row["path"] for row in read_jsonl(tmp_path / "o.jsonl")] == [f"{folder}/photo0.png"]
+    assert run(*arguments) == 1
+
+
+def test_two_runs_into_one_output(folder, checkpoint, tmp_path, capsys):
+    from qualiclip_jax.inference.output import Table
+
+    with Table(tmp_path / "scores.csv"):
+        assert run("--checkpoint", checkpoint, "--output", tmp_path / "scores.csv", folder / "photo0.png") == 1
+    assert "is being written by another run" in capsys.readouterr().err
+
+
+def test_what_was_scored_is_printed_when_interrupted(folder, checkpoint, capsys, monkeypatch):
+    from qualiclip_jax.inference import files, scoring
+
+    def interrupted(model, paths, known):
+        yield files.Row("a.png", 0.5)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(scoring, "score_files", interrupted)
+    assert run("--checkpoint", checkpoint, "a.png", "b.png") == 130
+    assert capsys.readouterr().out == "score,path,error\n0.5,a.png,\n"
 
 
 def test_a_vanished_and_a_changed_file_fail_alone(folder, checkpoint, resnet, tmp_path, photos):
@@ -245,5 +334,5 @@ def test_a_vanished_and_a_changed_file_fail_alone(folder, checkpoint, resnet, tm
 def test_score_files_of_the_library(folder, resnet, photos):
     paths = [folder / "photo0.png", folder / "photo3.png"]
     np.testing.assert_allclose(resnet.score_files(paths), resnet.score([photos[0], photos[3]]), atol=1e-5)
-    with pytest.raises(score.UserError, match="empty.jpg: empty file"):
+    with pytest.raises(UserError, match="empty.jpg: empty file"):
         resnet.score_files([*paths, folder / "empty.jpg"])

@@ -23,7 +23,7 @@ def place(tmp_path):
 
 
 def scored_by(function):
-    run = lambda sizes, fetch: ((i, function(fetch(i))) for i in reversed(range(len(sizes))))
+    run = lambda sizes, fetch, done: ((i, function(fetch(i))) for i in reversed(range(len(sizes))))
     return types.SimpleNamespace(run=run)
 
 

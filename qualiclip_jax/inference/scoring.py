@@ -1,0 +1,176 @@
+"""Scoring the files that a user names: progress, errors, a table, a report."""
+
+import contextlib
+import dataclasses
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from qualiclip_jax import tabular
+from qualiclip_jax.errors import UserError
+from qualiclip_jax.images import ImageError
+from qualiclip_jax.inference import formats, page
+from qualiclip_jax.inference.arguments import collect
+from qualiclip_jax.inference.files import Row, score_files
+from qualiclip_jax.inference.output import Merged, Table, attribute_columns, ordered
+from qualiclip_jax.progress import Progress, plural
+
+if TYPE_CHECKING:
+    from qualiclip_jax.inference.predictor import QualiCLIP
+
+_ERRORS_SHOWN = 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What came out of a run.
+
+    Attributes:
+      rows: one for each file, in the order of the list; None while other processes are still at work on theirs.
+      unreadable: folders that could not be read; what is in them was not scored.
+      kept: how many rows of other files the output holds, from earlier runs.
+    """
+
+    rows: list[Row] | None
+    unreadable: list[ImageError]
+    kept: int = 0
+
+    @property
+    def scored(self) -> int:
+        """How many files have a score."""
+        return sum(row.error is None for row in self.rows or ())
+
+    @property
+    def failed(self) -> int:
+        """How many files have none, and how many folders could not be read."""
+        return sum(row.error is not None for row in self.rows or ()) + len(self.unreadable)
+
+
+def score_arguments(
+    arguments: Sequence[str],
+    checkpoint: str | None = None,
+    *,
+    output: Path | None = None,
+    report: Path | None = None,
+    attributes: bool = False,
+    part: tuple[int, int] = (1, 1),
+    sort: str | None = None,
+    null: bool = False,
+) -> Outcome:
+    """Scores files and writes what was asked for; without `output`, prints the table.
+
+    Args:
+      arguments: files, folders, patterns, or `-`; see `arguments.collect`.
+      checkpoint: a model; the small one of the package if None.
+      output: a table to write, or to go on with; see `output.Table`.
+      report: a page to write.
+      attributes: whether the table has a column for each antonym pair.
+      part: (K, N): be number K of N processes that share the list.
+      sort: order of the table, one of `output.SORTS`; by default "score" on a terminal, else "none".
+      null: whether a list on standard input is separated by NUL characters.
+
+    Raises:
+      UserError: what cannot be done, before any work: no files, an output that must not be written, no such model.
+    """
+    if output is None and part != (1, 1):
+        raise UserError("several processes need an --output, where their parts are put together")
+    with contextlib.ExitStack() as held:
+        table = None if output is None else held.enter_context(Table(output, *part))
+        if report is not None:
+            held.enter_context(page.reserve(report))
+        paths, unreadable = collect(arguments, null)
+        for error in unreadable[:_ERRORS_SHOWN]:
+            print(formats.printable(str(error)), file=sys.stderr)
+        if not paths:
+            return Outcome([], unreadable)
+        model = _load(checkpoint)
+        columns = attribute_columns(model.prompts)
+        if table is None:
+            kept, rows = 0, _score_and_print(model, paths, columns if attributes else [], sort)
+        else:
+            known = table.begin(model.fingerprint, columns, paths, attributes)
+            merged = _score_to_table(model, paths, table, known, sort or "none")
+            rows, kept = (merged.rows, merged.kept) if merged else (None, 0)
+        if report is not None and rows is not None:
+            about = f"Model {checkpoint or 'tiny'} ({model.fingerprint}), temperature {model.temperature:g}"
+            page.write_report(report, rows, columns, about, unreadable)
+    return Outcome(rows, unreadable, kept)
+
+
+def _load(checkpoint: str | None) -> "QualiCLIP":
+    from qualiclip_jax.inference.predictor import QualiCLIP
+
+    if checkpoint is None:
+        print('no --checkpoint given: scoring with "tiny", the small model of the package', file=sys.stderr)
+    return QualiCLIP.load(checkpoint or "tiny")
+
+
+def _score_and_print(model: "QualiCLIP", paths: Sequence[str], columns: Sequence[str], sort: str | None) -> list[Row]:
+    """Scores files and prints the table; when interrupted, of what was scored by then."""
+    place = {path: i for i, path in enumerate(paths)}
+    rows: list[Row] = []
+    try:
+        rows.extend(_score(model, paths))
+    finally:
+        rows.sort(key=lambda row: place[row.path])
+        if rows:
+            show(ordered(rows, sort or ("score" if sys.stdout.isatty() else "none")), columns)
+    return rows
+
+
+def _score_to_table(
+    model: "QualiCLIP", paths: Sequence[str], table: Table, known: Mapping[str, Row], sort: str
+) -> Merged | None:
+    """Scores this process's share of the files, except those that are known; None while others are at work."""
+    share = paths[table.part - 1 :: table.parts]
+    if known:
+        print(f"{len(known)} of {len(share)} were scored by an earlier run", file=sys.stderr)
+    try:
+        table.append(_score(model, share, known))
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("the same command goes on from here") from None
+    return table.finish(sort)
+
+
+def _score(model: "QualiCLIP", paths: Sequence[str], known: Mapping[str, Row] | None = None) -> Iterator[Row]:
+    """Scores files with a progress bar, except those `known` from an earlier run."""
+    failed = 0
+    status = lambda: "compiling ..." if model.compiling else ""
+    with Progress(len(paths), "scoring", "image", done=len(known or ()), status=status) as progress:
+        for row in score_files(model, paths, known):
+            if row.error is not None:
+                failed += 1
+                if failed <= _ERRORS_SHOWN:
+                    progress.write(formats.printable(f"{row.path}: {row.error}"))
+                elif failed == _ERRORS_SHOWN + 1:
+                    progress.write("(further errors are only counted here; the table has them all)")
+            progress.advance(1, f"{failed} failed" if failed else "")
+            yield row
+
+
+def show(rows: Sequence[Row], columns: Sequence[str]) -> None:
+    """Prints a table: for people on a terminal, else CSV."""
+    names = ["score", *columns, "path"]
+    values = [[row.score, *(row.attributes or [None] * len(columns))][: 1 + len(columns)] for row in rows]
+    if not sys.stdout.isatty():
+        lines = ([*cells, row.path, row.error] for cells, row in zip(values, rows))
+        sys.stdout.flush()
+        sys.stdout.buffer.write(tabular.to_csv([*names, "error"], lines))
+        sys.stdout.buffer.flush()
+        return
+    widths = [max(6, len(name)) for name in names[:-1]]
+    print("  ".join([*(name.rjust(width) for name, width in zip(names, widths)), "path"]))
+    for row, scores in zip(rows, values):
+        cells = ["failed" if value is None else f"{value:.4f}" for value in scores]
+        line = "  ".join([*(cell.rjust(width) for cell, width in zip(cells, widths)), formats.printable(row.path)])
+        print(line if row.error is None else f"{line}: {formats.printable(row.error)}")
+
+
+def summary(outcome: Outcome) -> str:
+    """How many files were scored, in a few words."""
+    folders = len(outcome.unreadable)
+    words = f"{outcome.scored} scored, {outcome.failed - folders} failed"
+    if folders:
+        words += f", {folders} {plural(folders, 'folder')} could not be read"
+    return words + (f"; {outcome.kept} {plural(outcome.kept, 'row')} of other files kept" if outcome.kept else "")
