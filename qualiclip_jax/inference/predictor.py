@@ -1,10 +1,9 @@
 """`QualiCLIP`: from images to quality scores in [0, 1], higher is better."""
 
 import dataclasses
-import functools
 import os
 from collections.abc import Callable, Collection, Iterator, Sequence
-from typing import Self
+from typing import ClassVar, Self
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +32,12 @@ class QualiCLIP(models.Model):
       provenance: where the weights come from, JSON-able; saved with the model.
     """
 
+    _encoder: ClassVar[Encoder]  # of each model; no field
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "_encoder", Encoder(self))  # now: `apply` may be traced first
+
     @classmethod
     def load(cls, name: str | os.PathLike[str] = zoo.TINY) -> Self:
         """Loads a model.
@@ -52,10 +57,6 @@ class QualiCLIP(models.Model):
     def of(cls, model: models.Model) -> Self:
         """The same model, ready to score."""
         return cls(**{field.name: getattr(model, field.name) for field in dataclasses.fields(model)})
-
-    @functools.cached_property
-    def _encoder(self) -> Encoder:
-        return Encoder(self)
 
     @property
     def smallest_side(self) -> int:
