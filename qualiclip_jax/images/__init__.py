@@ -6,9 +6,9 @@ does the reference implementation. All functions may be called from several thre
 """
 
 from qualiclip_jax.images.error import ImageError
+from qualiclip_jax.images.formats import FORMATS
 from qualiclip_jax.images.listing import IMAGE_EXTENSIONS, is_system_folder, list_images, walk
 from qualiclip_jax.images.reading import (
-    FORMATS,
     MAX_PIXELS,
     decode_image,
     decode_size,

@@ -1,4 +1,4 @@
-"""The error of a file that cannot be read."""
+"""Errors of files that cannot be read."""
 
 import os
 
@@ -16,6 +16,15 @@ class ImageError(UserError):
     def __init__(self, path: str | os.PathLike[str], reason: str):
         super().__init__(f"{path}: {reason}")
         self.path, self.reason = str(path), reason
+
+
+class Refused(Exception):
+    """What a decoder raises for a file that may be sound, but is not decoded. Its text becomes the reason."""
+
+
+def not_supported(what: str, advice: str = "") -> Refused:
+    """The error for a kind of file that is known, but not decoded."""
+    return Refused(f"{what} is not supported{advice and ': '}{advice}")
 
 
 def first_line(error: BaseException) -> str:

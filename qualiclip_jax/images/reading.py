@@ -7,42 +7,27 @@ import stat
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import BinaryIO, TypeVar
 
 import numpy as np
-from PIL import (
-    AvifImagePlugin,  # noqa: F401  (a plugin registers itself when imported)
-    BmpImagePlugin,  # noqa: F401
-    GifImagePlugin,  # noqa: F401
-    Image,
-    JpegImagePlugin,  # noqa: F401
-    PngImagePlugin,  # noqa: F401
-    TiffImagePlugin,  # noqa: F401
-    WebPImagePlugin,  # noqa: F401
-)
+from PIL import Image
 
 from qualiclip_jax import storage
-from qualiclip_jax.images.error import ImageError, first_line
+from qualiclip_jax.images.error import ImageError, Refused, first_line
+from qualiclip_jax.images.formats import HEAD, identify
+from qualiclip_jax.images.pillow_file import open_with_pillow
+from qualiclip_jax.images.pixels import Opened
+from qualiclip_jax.images.png_file import open_png
+from qualiclip_jax.images.tiff_file import open_tiff
 
 T = TypeVar("T")
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF", "HEIF")
 MAX_PIXELS = 512 * 10**6  # more in a header is taken for a decompression bomb; phones reach 200 * 10**6
-_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
-_ORIENTATION_TAG = 0x0112
-_TRANSPOSE = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-_TRANSPOSING = tuple(_TRANSPOSE[tag] for tag in (5, 6, 7, 8))
+_LARGE, _LEAST_BYTES = 64 * 10**6, 1 / 200  # above so many pixels, a file of fewer bytes a pixel is taken for a bomb
+_UNKNOWN_KIND = re.compile(r"unsupported|not supported|cannot handle|not installed", re.IGNORECASE)
 _PILLOW_WARNINGS = ("ignore", None, Warning, re.compile(r"PIL(\.|$)"), 0)
 
 
-def read_image(path: str | os.PathLike, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+def read_image(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Reads an image file; the content decides the format, not the name.
 
     Args:
@@ -55,10 +40,10 @@ def read_image(path: str | os.PathLike, max_pixels: int = MAX_PIXELS) -> np.ndar
     Raises:
       ImageError: missing, not readable, empty, truncated, not an image, too many pixels, unsupported.
     """
-    return _with_file(path, lambda file: _decode(file, path, max_pixels))
+    return _with_file(path, lambda file: _guarded(_pixels, file, path, max_pixels))
 
 
-def read_size(path: str | os.PathLike, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+def read_size(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
     """Height and width that `read_image` would return, from the header alone.
 
     Raises:
@@ -67,17 +52,17 @@ def read_size(path: str | os.PathLike, max_pixels: int = MAX_PIXELS) -> tuple[in
     return _with_file(path, lambda file: _guarded(_size, file, path, max_pixels))
 
 
-def decode_image(data: bytes, name: str | os.PathLike = "image", max_pixels: int = MAX_PIXELS) -> np.ndarray:
+def decode_image(data: bytes, name: str | os.PathLike[str] = "image", max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Like `read_image`, from the bytes of a file; `name` is what an error calls it."""
-    return _decode(io.BytesIO(data), name, max_pixels)
+    return _guarded(_pixels, io.BytesIO(data), name, max_pixels)
 
 
-def decode_size(data: bytes, name: str | os.PathLike = "image", max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+def decode_size(data: bytes, name: str | os.PathLike[str] = "image", max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
     """Like `read_size`, from the bytes of a file."""
     return _guarded(_size, io.BytesIO(data), name, max_pixels)
 
 
-def write_image(path: str | os.PathLike, image: np.ndarray) -> None:
+def write_image(path: str | os.PathLike[str], image: np.ndarray) -> None:
     """Writes an image file, whole or not at all; the extension decides the format.
 
     Args:
@@ -99,7 +84,7 @@ def write_image(path: str | os.PathLike, image: np.ndarray) -> None:
     storage.write_bytes(path, buffer.getvalue())
 
 
-def _with_file(path: str | os.PathLike, use: Callable[[BinaryIO], T]) -> T:
+def _with_file(path: str | os.PathLike[str], use: Callable[[BinaryIO], T]) -> T:
     """Opens a regular file and calls `use` with it, turning what the system refuses into an `ImageError`."""
     try:
         status = os.stat(path)
@@ -117,120 +102,54 @@ def _with_file(path: str | os.PathLike, use: Callable[[BinaryIO], T]) -> T:
         raise ImageError(path, f"cannot be opened ({first_line(error)})") from None
 
 
-def _decode(file: BinaryIO, name: str | os.PathLike, max_pixels: int) -> np.ndarray:
-    return _guarded(_pixels, file, name, max_pixels)
+def _pixels(opened: Opened, size: int) -> np.ndarray:
+    height, width = opened.size
+    if height * width > _LARGE and size < height * width * _LEAST_BYTES:
+        raise Refused(f"{size} bytes would unpack to {width} x {height} pixels: taken for a decompression bomb")
+    return opened.decode()
 
 
-def _pixels(image: Image.Image, name: str | os.PathLike) -> np.ndarray:
-    image.load()
-    return _to_rgb(_upright(image), name)
+def _size(opened: Opened, _: int) -> tuple[int, int]:
+    return opened.size
 
 
-def _size(image: Image.Image, name: str | os.PathLike) -> tuple[int, int]:
-    width, height = image.size
-    turned_already = image.format == "TIFF"  # Pillow itself applies the orientation of a TIFF
-    return (width, height) if not turned_already and _transposition(image) in _TRANSPOSING else (height, width)
-
-
-def _guarded(use: Callable, file: BinaryIO, name: str | os.PathLike, max_pixels: int) -> Any:
-    """Opens an image and calls `use`, turning whatever goes wrong into an `ImageError`."""
+def _guarded(use: Callable[[Opened, int], T], file: BinaryIO, name: str | os.PathLike[str], max_pixels: int) -> T:
+    """Reads a header and calls `use` with it and the bytes of the file; whatever goes wrong becomes an `ImageError`."""
     _ignore_pillow_warnings()
     try:
-        with _open(file, name, max_pixels) as image:
-            return use(image, name)
-    except ImageError:
-        raise
-    except MemoryError:
-        raise ImageError(name, "not enough memory to decode it") from None
-    except Image.DecompressionBombError:
-        raise ImageError(name, "decompression bomb: it would unpack to far more than an image") from None
-    except Exception as error:  # damaged files make the decoders raise nearly every class there is
-        reason = first_line(error)
-        damage = "truncated" if "truncated" in reason.lower() or isinstance(error, EOFError) else "damaged"
-        raise ImageError(name, f"{damage} image ({reason})") from None
-
-
-def _open(file: BinaryIO, name: str | os.PathLike, max_pixels: int) -> Image.Image:
-    """Reads the header. As `PIL.Image.open`, with a limit of our own in place of its process-wide one."""
-    prefix = file.read(16)
-    if not prefix:
-        raise ImageError(name, "empty file")
-    heif = prefix[4:8] == b"ftyp" and prefix[8:12] in _HEIF_BRANDS
-    if heif:
-        _register_heif()
-    for format in FORMATS:
-        factory, accept = Image.OPEN.get(format, (None, None))
-        if factory is None or accept(prefix) is not True:
-            continue
-        file.seek(0)
-        try:
-            image = factory(file, str(name))
-        except SyntaxError as error:  # how a plugin says: not mine after all
-            if heif or format == "AVIF":
-                continue
-            raise ImageError(name, f"damaged {format} image ({first_line(error)})") from None
-        width, height = image.size
+        opened = _open(file)
+        height, width = opened.size
         if width * height > max_pixels:
-            raise ImageError(
-                name,
+            raise Refused(
                 f"its header claims {width} x {height} pixels, more than {max_pixels / 1e6:g} megapixels: "
-                "taken for a decompression bomb",
+                "taken for a decompression bomb"
             )
-        return image
-    if heif and "HEIF" not in Image.OPEN:
-        raise ImageError(name, "HEIC images need one more package: pip install pillow-heif")
-    raise ImageError(name, "not an image in a format read here (JPEG, PNG, WebP, BMP, TIFF, GIF, AVIF, HEIC)")
+        return use(opened, file.seek(0, io.SEEK_END))
+    except Refused as error:
+        reason = str(error)
+    except MemoryError:
+        reason = "not enough memory to decode it"
+    except Image.DecompressionBombError:
+        reason = "decompression bomb: it would unpack to far more than an image"
+    except Exception as error:  # damaged files make the decoders raise nearly every class there is
+        said = first_line(error)
+        if _UNKNOWN_KIND.search(said):
+            reason = f"an image of this kind is not supported ({said})"
+        else:
+            truncated = "truncated" in said.lower() or isinstance(error, EOFError)
+            reason = f"{'truncated' if truncated else 'damaged'} image ({said})"
+    raise ImageError(name, reason)
 
 
-def _register_heif() -> None:
-    try:
-        import pillow_heif
-    except ImportError:
-        return
-    if "HEIF" not in Image.OPEN:
-        pillow_heif.register_heif_opener()
-
-
-def _transposition(image: Image.Image) -> Image.Transpose | None:
-    """What the EXIF orientation asks for; damaged EXIF data count as none."""
-    try:
-        return _TRANSPOSE.get(image.getexif().get(_ORIENTATION_TAG))
-    except Exception:
-        return None
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    method = _transposition(image)
-    return image if method is None else image.transpose(method)
-
-
-def _to_rgb(image: Image.Image, name: str | os.PathLike) -> np.ndarray:
-    """Converts any mode of Pillow to uint8 [H, W, 3]."""
-    if image.mode.startswith("I") or image.mode == "F":
-        return _deep_grey_to_rgb(image, name)
-    if image.mode == "LAB":
-        raise ImageError(name, "Lab colour is not supported")
-    if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "RGBa", "La"):
-        if image.mode in ("La", "PA"):
-            image = image.convert("LA" if image.mode == "La" else "RGBA")
-        rgba = image.convert("RGBA")
-        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
-        image = Image.alpha_composite(white, rgba)
-    return np.array(image.convert("RGB"))
-
-
-def _deep_grey_to_rgb(image: Image.Image, name: str | os.PathLike) -> np.ndarray:
-    """Grey of 16 bits (0..65535) or floating point (0..1) to uint8 [H, W, 3]."""
-    grey = np.asarray(image)  # [H, W]
-    top = 1.0 if image.mode == "F" else 65535.0
-    low, high = float(grey.min()), float(grey.max())
-    if not (low >= 0 and high <= top):
-        raise ImageError(name, f"grey values from {low:g} to {high:g}, expected 0 to {top:g}")
-    transparent = image.info.get("transparency")
-    grey8 = np.round(grey * np.float32(255 / top)).astype(np.uint8)
-    if isinstance(transparent, int):
-        grey8[grey == transparent] = 255
-    return np.repeat(grey8[..., None], 3, axis=-1)
+def _open(file: BinaryIO) -> Opened:
+    """Reads the header of an image file of any format."""
+    head = file.read(HEAD)
+    if not head:
+        raise Refused("empty file")
+    format = identify(head)
+    if format == "PNG":
+        return open_png(file)
+    return open_tiff(file) if format == "TIFF" else open_with_pillow(file, format)
 
 
 def _ignore_pillow_warnings() -> None:

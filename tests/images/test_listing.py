@@ -1,8 +1,6 @@
 """Finding image files: which count, which are left out, and that nothing is left out silently."""
 
-import contextlib
 import logging
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -58,18 +56,6 @@ def test_what_matches_but_cannot_be_an_image_is_listed_nevertheless(tmp_path):
     assert list_images(tmp_path) == list_images(f"{tmp_path}/*.jpg") == [tmp_path / "gone.jpg"]
 
 
-@contextlib.contextmanager
-def an_ordinary_user() -> Iterator[None]:
-    """The superuser may read everything: becomes nobody for a while."""
-    user = os.geteuid()
-    if user == 0:
-        os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(user)
-
-
 @pytest.fixture
 def locked(tmp_path, monkeypatch) -> Iterator[Path]:
     """The working folder holds open/photo.png and locked/deep/photo.png; `locked` cannot be read."""
@@ -85,9 +71,9 @@ def locked(tmp_path, monkeypatch) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("where", [".", "**/*.png", "*/*.png", "*/photo.png", "*", "*/deep/*.png", "[lo]*/**"])
-def test_folders_that_cannot_be_read_are_reported(where, locked, caplog):
+def test_folders_that_cannot_be_read_are_reported(where, locked, ordinary_user, caplog):
     errors: list[ImageError] = []
-    with an_ordinary_user():
+    with ordinary_user():
         found = list_images(where, errors.append)
     assert found == ([] if "deep" in where else [Path("open/photo.png")])
     assert [(error.path.strip("./"), error.reason) for error in errors] == [
@@ -96,8 +82,8 @@ def test_folders_that_cannot_be_read_are_reported(where, locked, caplog):
     assert not caplog.records
 
 
-def test_unreadable_folders_are_logged_by_default(locked, caplog):
-    with an_ordinary_user(), caplog.at_level(logging.WARNING):
+def test_unreadable_folders_are_logged_by_default(locked, ordinary_user, caplog):
+    with ordinary_user(), caplog.at_level(logging.WARNING):
         assert len(open_source("folder:.")) == 1
         assert [record.getMessage() for record in caplog.records] == [
             "./locked: the folder cannot be read (Permission denied)"
