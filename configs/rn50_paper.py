@@ -6,8 +6,10 @@ Read in the authors' released inference code: RN50 in float32, frozen text encod
 attention pool, the three margin losses, two overlapping crops, the seven antonym pairs.
 
 Reconstructed, from memory of the paper's text, not checked against it: KADIS-700k's pristine images, 10 epochs, batches
-of 16, crops of 224, AdamW with weight decay 1e-2 and learning rate 1e-9 (it looks odd; `configs/rn50.py` uses 3e-6),
-margins 2.5e-3 and 6.75e-2, weights 1, one degradation an image drawn uniformly over groups and then types, 5 levels.
+of 16, crops of 224, AdamW with weight decay 1e-2 and learning rate 1e-9 (`configs/rn50.py` uses 3e-6), margins 2.5e-3
+and 6.75e-2, weights 1, one degradation an image drawn uniformly over groups and then types, 5 levels. At 1e-9, 87,500
+steps of AdamW move no weight by more than about 9e-5: the run warns of it, and metrics.jsonl has `update_norm` beside
+`parameter_norm`. No sweep with pretrained weights has been run here.
 
 Not published, our choice: constant schedule, crops that overlap by at least half their side, BatchNorm frozen, seed 0,
 losses averaged over all seven prompt pairs.

@@ -16,7 +16,7 @@ from qualiclip_jax import checkpoint, degradations, storage
 from qualiclip_jax.data import pristine
 from qualiclip_jax.errors import UserError
 from qualiclip_jax.progress import Progress
-from qualiclip_jax.training import build, evals, metrics, parallel, pictures, workdir
+from qualiclip_jax.training import build, evals, metrics, optimizer, parallel, pictures, workdir
 from qualiclip_jax.training import config as config_lib
 from qualiclip_jax.training.signals import StopSignals
 from qualiclip_jax.training.speedometer import Speedometer
@@ -303,3 +303,5 @@ def print_header(config: ConfigDict, directory: Path, source: pristine.Source, s
         f"run        {steps} steps, {begin}; {directory}",
         flush=True,
     )
+    if line := optimizer.warning(config, steps):
+        print(line, file=sys.stderr, flush=True)

@@ -1,8 +1,10 @@
 """The optimizer: optax pieces chosen by name, a schedule for each parameter by regular expression."""
 
+import math
 import re
 
 import jax
+import numpy as np
 import optax
 from ml_collections import ConfigDict
 
@@ -34,6 +36,29 @@ def schedule(config: ConfigDict, kind: str, multiplier: float, steps: int) -> op
     if not warmup:
         return after
     return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), after], [warmup])
+
+
+def reach(config: ConfigDict, steps: int) -> float:
+    """About how far a weight can move in `steps` steps: those of Adam and Lion are no larger than the learning rate.
+
+    Infinite for plain gradient descent, where the size of the gradient counts.
+    """
+    if config.optimizer.name == "sgd":
+        return math.inf
+    rows = [(kind, multiplier) for _, kind, multiplier in config.optimizer.parameters if kind != "frozen"]
+    rates = [schedule(config, kind, multiplier, steps)(np.arange(steps)) for kind, multiplier in rows]
+    return max((float(np.broadcast_to(rate, (steps,)).sum(dtype=np.float64)) for rate in rates), default=0.0)
+
+
+def warning(config: ConfigDict, steps: int) -> str:
+    """A line that says that the learning rate is far too small for a long run, or ""."""
+    far = reach(config, steps)
+    if steps < 1000 or far > 1e-3:  # CLIP's weights are of the order of 0.02
+        return ""
+    return (
+        f"learning_rate {config.learning_rate:g}: in {steps:,} steps {config.optimizer.name} moves no weight by more "
+        f"than about {far:.1e}, so the model can hardly learn; compare update_norm and parameter_norm in metrics.jsonl"
+    )
 
 
 def make_optimizer(config: ConfigDict, params, steps: int) -> optax.GradientTransformation:

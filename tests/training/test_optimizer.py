@@ -102,3 +102,32 @@ def test_schedule_warms_up_and_ends_at_zero():
     np.testing.assert_allclose(
         [optimizer.schedule(config, "constant", 2.0, 12)(s) for s in (4, 12)], [0.2, 0.2], rtol=1e-6
     )
+
+
+def test_a_learning_rate_that_cannot_learn_is_told():
+    config = default_config()
+    config.learning_rate = 1e-9
+    config.optimizer.parameters = ((".*", "constant", 1.0),)
+    assert optimizer.reach(config, 87_500) == pytest.approx(8.75e-5, rel=1e-5)
+    line = optimizer.warning(config, 87_500)
+    assert "in 87,500 steps adamw moves no weight by more than about 8.8e-05" in line
+    config.learning_rate = 3e-6
+    config.optimizer.parameters = (("image/.*", "cosine", 1.0), (".*", "frozen", 1.0))
+    config.optimizer.warmup_steps = 0
+    assert optimizer.reach(config, 20_000) == pytest.approx(0.03, rel=1e-3)  # half of it, as a cosine has
+    assert optimizer.warning(config, 20_000) == ""
+    config.optimizer.name = "sgd"
+    config.learning_rate = 1e-9
+    assert optimizer.warning(config, 20_000) == ""
+
+
+def test_adam_moves_no_weight_further():
+    config = make_config()
+    tx = optimizer.make_optimizer(config, PARAMS, 50)
+    params, state = PARAMS, tx.init(PARAMS)
+    for sign in (1, 1, -1, 1, 1):
+        gradient = jax.tree.map(lambda x, sign=sign: 1e3 * sign * jnp.ones_like(x), PARAMS)
+        updates, state = tx.update(gradient, state, params)
+        params = optax.apply_updates(params, updates)
+    moved = max(np.abs(a - b).max() for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(PARAMS)))
+    assert 0 < moved < 1.05 * optimizer.reach(config, 5)  # and weight decay
