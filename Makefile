@@ -2,18 +2,32 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test bench clean
+.PHONY: demo test lint types wheel test-accelerator bench clean
 
 demo: .venv/demo.stamp
 	$(BIN)/python -m qualiclip_jax.train --config configs/demo.py
 	$(BIN)/python -m qualiclip_jax.evaluate --checkpoint runs/demo --out runs/demo/evaluation
-	$(BIN)/python launch/demo_photos.py runs/demo/photos
+	$(BIN)/python -m qualiclip_jax.data sample runs/demo/photos
 	$(BIN)/python -m qualiclip_jax.score --checkpoint runs/demo runs/demo/photos
 
-test: .venv/test.stamp
+test: lint
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+lint: .venv/test.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+types: .venv/test.stamp
+	$(BIN)/python -m mypy
+
+# The wheel, and a real use of it in an empty environment.
+wheel:
+	PYTHON=$(PYTHON) .ci/wheel
+
+# What needs an NVIDIA GPU; `make test` runs it too where there is one, and jax[cuda] is installed.
+test-accelerator: .venv/test.stamp
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[cuda]'
+	$(BIN)/python -m pytest -m accelerator
 
 bench:
 	@echo "Benchmarks print ratios against a baseline in the same run:"

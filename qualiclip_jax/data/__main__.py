@@ -1,4 +1,4 @@
-"""qualiclip data: list the published image sets, and prepare them for evaluation and training."""
+"""qualiclip data: list the published image sets, prepare them for evaluation and training, write sample photos."""
 
 import argparse
 import sys
@@ -12,9 +12,9 @@ _SHOWN = 5  # of a list of files, how many are named
 
 
 def main(argv: Sequence[str]) -> int | None:
-    """Runs `list` or `prepare`; 0 done, 2 if a set was prepared without some of its images."""
+    """Runs `list`, `prepare` or `sample`; returns 0, or 2 if a set was prepared without some of its images."""
     parser = argparse.ArgumentParser(prog=cli.program("data"), description=__doc__.split(": ")[1])
-    commands = parser.add_subparsers(dest="command", required=True, metavar="list|prepare")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="list|prepare|sample")
 
     where = argparse.ArgumentParser(add_help=False)
     where.add_argument(
@@ -27,8 +27,10 @@ def main(argv: Sequence[str]) -> int | None:
     prepare.add_argument(
         "--allow-missing", action="store_true", help="go on without missing or unreadable images, and say how many"
     )
+    sample = commands.add_parser("sample", help="write two photos and degraded versions of them, to try scoring with")
+    sample.add_argument("folder", type=Path, help="where to; files that exist are kept")
     arguments = parser.parse_args(argv)
-    return _list(arguments) if arguments.command == "list" else _prepare(arguments)
+    return {"list": _list, "prepare": _prepare, "sample": _sample}[arguments.command](arguments)
 
 
 def _list(arguments: argparse.Namespace) -> None:
@@ -67,6 +69,13 @@ def _prepare(arguments: argparse.Namespace) -> int:
     if image_set.note:
         print(image_set.note)
     return cli.IN_PART if done.missing else cli.DONE
+
+
+def _sample(arguments: argparse.Namespace) -> None:
+    from qualiclip_jax.data.sample import write_photos
+
+    files = write_photos(arguments.folder)
+    print(f"{len(files)} photos and degraded versions are in {arguments.folder}")
 
 
 if __name__ == "__main__":

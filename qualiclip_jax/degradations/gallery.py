@@ -94,7 +94,7 @@ def _sheet(rows: list[list[np.ndarray]]) -> np.ndarray:
         top = _HEAD + row * step
         if name in first_of_group:
             draw.line((0, top - _GAP / 2, sheet.width, top - _GAP / 2), "#888888")
-            draw.text((8, top + 4), first_of_group[name], "#888888", small)
+            draw.text((_LABEL - 8, top + 4), first_of_group[name], "#888888", small, anchor="ra")
         values = "   ".join(f"{value:g}" for value in PARAMETERS[name])
         lines = ((name, "black", large), (MEANINGS[name], "#444444", small), (values, "#444444", small))
         for (text, color, font), offset in zip(lines, (-20, 2, 20)):
