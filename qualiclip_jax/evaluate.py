@@ -4,9 +4,13 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from qualiclip_jax import cli, tabular
+from qualiclip_jax import cli, storage, tabular
 from qualiclip_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from qualiclip_jax.evaluation.results import Results
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -17,8 +21,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         epilog="Scores are kept in the output folder as they come. The same command goes on after an interruption.",
     )
     parser.add_argument(
-        "--checkpoint", metavar="MODEL",
-        help="a name (`qualiclip models` lists them), path or repository of the Hugging Face hub (default: tiny)",
+        "--checkpoint", action="append", metavar="MODEL,...", dest="checkpoints",
+        help="names (`qualiclip models` lists them), paths or repositories of the Hugging Face hub (default: tiny); "
+        "several are compared",
     )  # fmt: skip
     parser.add_argument("--scores", type=Path, metavar="FILE", help="judge a table of scores (columns image, score)")
     parser.add_argument("--lower-is-better", action="store_true", help="in --scores a lower score means a better image")
@@ -32,7 +37,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--cache", type=Path, metavar="DIR", help="folder that keeps scores (default: OUT/cache)")
     parser.add_argument(
         "--baseline", default="auto", metavar="DIR|FILE",
-        help="a model or a table of scores to compare with, or none (default: the model before its training, if known)",
+        help="a model or a table of scores to compare with, or none (default: the model before its training, if known; "
+        "of several models the first)",
     )  # fmt: skip
     parser.add_argument(
         "--baseline-lower-is-better", action="store_true", help="the same for a table given as --baseline"
@@ -49,12 +55,12 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     args = parser.parse_args(argv)
     from qualiclip_jax.evaluation import correlation  # scipy is slow to import: not before --help
 
-    if args.scores and args.checkpoint:
+    if args.scores and args.checkpoints:
         parser.error("give --checkpoint or --scores, not both")
     if args.lower_is_better and not args.scores:
         parser.error("--lower-is-better goes with --scores")
-    names = [name.strip() for given in args.datasets or ["synthetic"] for name in _names(given)]
-    args.datasets = list(dict.fromkeys(filter(None, names)))
+    args.datasets = _names(args.datasets or ["synthetic"])
+    args.checkpoints = _names(args.checkpoints or [])
     if not args.datasets:
         parser.error("--dataset names no set")
     if args.baseline_lower_is_better and not tabular.is_table(args.baseline):
@@ -64,9 +70,10 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     return args
 
 
-def _names(given: str) -> list[str]:
-    """The names in an argument: those between commas, unless they are part of the name of a file."""
-    return [given] if Path(given.removeprefix("csv:")).is_file() else given.split(",")
+def _names(arguments: Sequence[str]) -> list[str]:
+    """The names in arguments: those between commas, unless they are part of the name of a file; each once."""
+    parts = [[given] if Path(given.removeprefix("csv:")).exists() else given.split(",") for given in arguments]
+    return list(dict.fromkeys(filter(None, (name.strip() for names in parts for name in names))))
 
 
 def _count(text: str) -> int:
@@ -85,7 +92,6 @@ def main(argv: Sequence[str]) -> int:
 
     if args.scores and any(map(is_synthetic, args.datasets)):
         raise UserError("--scores are of given images: the synthetic benchmark needs a --checkpoint")
-    model = ScoresTable(args.scores, args.lower_is_better) if args.scores else args.checkpoint or "tiny"
     baseline = None if args.baseline == "none" else args.baseline
     if tabular.is_table(args.baseline):
         baseline = ScoresTable(args.baseline, args.baseline_lower_is_better)
@@ -95,20 +101,52 @@ def main(argv: Sequence[str]) -> int:
     for rated_set in datasets:
         for note in getattr(rated_set, "notes", ()):
             print(f"{rated_set.name}: {note}", file=sys.stderr)
-    if model == "tiny" and args.checkpoint is None:
+    if not args.checkpoints and not args.scores:
         print('no --checkpoint given: judging "tiny", the small model of the package', file=sys.stderr)
-    with report.reserved(args.out, [path for path in (args.scores, args.baseline) if path]):
-        try:
-            found = evaluate(
-                model, datasets, baseline=baseline, cache=args.cache or args.out / "cache", splits=args.splits,
-                resamples=args.resamples, seed=args.seed, photos=args.photos, crop=args.crop,
-            )  # fmt: skip
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt("the scores so far are kept, the same command goes on from there") from None
-        files = report.write(found, args.out)
-    print(report.text(found))
-    print(f"\nwrote {', '.join(file.name for file in files[:-1])}\nopen  {files[-1]}")
-    return cli.IN_PART if any(entry.rated.missing for entry in found.sets) and args.allow_missing else cli.DONE
+    options = {
+        "baseline": baseline, "cache": args.cache or args.out / "cache", "splits": args.splits,
+        "resamples": args.resamples, "seed": args.seed, "photos": args.photos, "crop": args.crop,
+    }  # fmt: skip
+    try:
+        if len(args.checkpoints) > 1:
+            found = _several(args, datasets, options)
+        else:
+            (name,) = args.checkpoints or ["tiny"]
+            model = ScoresTable(args.scores, args.lower_is_better) if args.scores else name
+            with report.reserved(args.out, [path for path in (args.scores, args.baseline) if path]):
+                found = [evaluate(model, datasets, **options)]
+                files = report.write(found[0], args.out)
+            print(report.text(found[0]))
+            print(f"\nwrote {', '.join(file.name for file in files[:-1])}\nopen  {files[-1]}")
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("the scores so far are kept, the same command goes on from there") from None
+    missing = any(entry.rated.missing for entry in found[0].sets)
+    return cli.IN_PART if missing and args.allow_missing else cli.DONE
+
+
+def _several(args: argparse.Namespace, datasets: Sequence[Any], options: dict[str, Any]) -> "list[Results]":
+    """Evaluates several models: a report of each in a folder of its own, and the table of all."""
+    from qualiclip_jax.evaluation import comparison, report
+    from qualiclip_jax.evaluation.run import slugs
+
+    found = []
+    with storage.lock(_folder(args.out) / comparison.FILES[0]):
+        folders = [args.out / slug for slug in slugs(args.checkpoints)]
+        for one, folder in zip(comparison.evaluate_all(args.checkpoints, datasets, **options), folders):
+            with report.reserved(folder):
+                print(f"{one.model['name']}: {report.write(one, folder)[-1]}")
+            found.append(one)
+        files = comparison.write(found, args.out)
+    print(f"\n{comparison.text(found)}\n\nwrote {', '.join(map(str, files))}")
+    return found
+
+
+def _folder(path: Path) -> Path:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out {path}: cannot write there ({error.strerror or error})") from None
+    return path
 
 
 if __name__ == "__main__":

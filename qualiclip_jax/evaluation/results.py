@@ -200,13 +200,17 @@ def gains(found: SetResult) -> list[str]:
     for test in found.comparisons:
         p_steiger = math.nan if test.p_steiger is None else test.p_steiger
         p_values = f"paired bootstrap p {_p(test.p_bootstrap)}, Steiger p {_p(p_steiger)}"
-        both = test.p_bootstrap < SIGNIFICANT and p_steiger < SIGNIFICANT
-        verdict = "a real difference" if both else "not a significant difference"
+        verdict = "a real difference" if is_real(test) else "not a significant difference"
         sentences.append(
             f"{test.statistic.upper()} {test.difference:+.4f} against the baseline "
             f"(95 % interval {test.interval[0]:+.4f} to {test.interval[1]:+.4f}; {p_values}): {verdict}"
         )
     return sentences
+
+
+def is_real(test: Comparison) -> bool:
+    """Whether a difference is significant by both tests."""
+    return test.p_bootstrap < SIGNIFICANT and test.p_steiger is not None and test.p_steiger < SIGNIFICANT
 
 
 def _p(value: float) -> str:

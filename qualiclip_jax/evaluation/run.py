@@ -73,7 +73,7 @@ def evaluate(
     sets = [rated.load(name) if isinstance(name, str) else name for name in datasets if not is_synthetic(name)]
     sources = [str(name).partition(":")[2] or DEFAULT_SOURCE for name in datasets if is_synthetic(name)]
     given = [model] if baseline is None else [model, _before_training(model) if baseline == AUTO else baseline]
-    contestants = [_contestant(m, None if cache is None else Path(cache)) for m in given if m is not None]
+    contestants = [as_contestant(m, None if cache is None else Path(cache)) for m in given if m is not None]
     for contestant in contestants:
         if sources and isinstance(contestant, ScoresTable):
             contestant.benchmark((), 0, seed, "")  # raises
@@ -85,11 +85,11 @@ def evaluate(
         note=unknown if len(contestants) < len(given) else "",
         sets=[
             _judge(rated_set, slug, contestants, splits=splits, resamples=resamples, seed=seed)
-            for rated_set, slug in zip(sets, _slugs([rated.short_name(rated_set.name) for rated_set in sets]))
+            for rated_set, slug in zip(sets, slugs([rated.short_name(rated_set.name) for rated_set in sets]))
         ],
         synthetic=[
             _benchmark(source, slug, contestants, names, photos=photos, crop=crop, seed=seed)
-            for source, slug in zip(sources, _slugs(sources))
+            for source, slug in zip(sources, slugs(sources))
         ],
     )
 
@@ -99,7 +99,8 @@ def is_synthetic(name: str | RatedSet) -> bool:
     return isinstance(name, str) and name.partition(":")[0] == SYNTHETIC
 
 
-def _contestant(given: Model, cache: Path | None) -> Contestant:
+def as_contestant(given: Model, cache: Path | None) -> Contestant:
+    """What `evaluate` takes for a model, ready to give scores; those of models are kept in `cache`."""
     from qualiclip_jax.inference.predictor import QualiCLIP
 
     if isinstance(given, str | os.PathLike):
@@ -169,7 +170,7 @@ def _benchmark(
     return SyntheticSet(source, slug, result, before[0] if before else None, names if before else ("", "model"))
 
 
-def _slugs(names: Sequence[str]) -> list[str]:
+def slugs(names: Sequence[str]) -> list[str]:
     """Names fit for files, each different."""
     slugs: list[str] = []
     for name in names:
