@@ -41,7 +41,7 @@ def main() -> None:
         return degrade_batch(batch["crops"], batch["example"], recipe)
 
     def forward(params, batch_stats, batch):
-        return loss_fn(params, batch_stats, degrade(batch), recipe, None)[0]
+        return loss_fn(params, batch_stats, *degrade(batch), recipe, None)[0]
 
     programs = {
         "degradations": (degrade, (batch,)),

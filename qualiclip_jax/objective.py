@@ -9,7 +9,8 @@ import itertools
 import jax
 import jax.numpy as jnp
 
-ACROSS = 2  # levels between two images that `across_images_loss` compares
+LEAST_GAP = 0.3  # between the severities of two images that `across_images_loss` compares
+WIDEST_GAP = 1.5  # beyond it the margin grows no further
 
 
 def consistency_loss(similarity: jax.Array, margin: float) -> jax.Array:
@@ -47,7 +48,12 @@ def ranking_loss(falling: jax.Array, margin: float) -> jax.Array:
 
 
 def margin_losses(
-    sim_pos: jax.Array, sim_neg: jax.Array, *, margin_consistency: float, margin_rank: float
+    sim_pos: jax.Array,
+    sim_neg: jax.Array,
+    *,
+    margin_consistency: float,
+    margin_rank: float,
+    graded: jax.Array | None = None,
 ) -> dict[str, jax.Array]:
     """The three losses of QualiCLIP, per image.
 
@@ -59,6 +65,8 @@ def margin_losses(
       sim_neg: the same for the negative prompts.
       margin_consistency: margin of the consistency loss.
       margin_rank: margin of the ranking losses.
+      graded: bool [B, P], the pairs of prompts that the ranking losses of an image are averaged over: those whose
+        faults it has. None is all.
 
     Returns:
       `consistency`, `positive` and `negative`, each float [B].
@@ -82,55 +90,58 @@ def margin_losses(
         }
 
     losses = jax.vmap(one_pair, in_axes=-1, out_axes=-1)(sim_pos, sim_neg)  # each [B, P]
-    return {name: value.mean(-1) for name, value in losses.items()}
+    return {name: _over_pairs(value, None if name == "consistency" else graded) for name, value in losses.items()}
 
 
-def across_images_loss(
-    sim_pos: jax.Array,
-    sim_neg: jax.Array,
-    all_pos: jax.Array,
-    all_neg: jax.Array,
-    first: jax.Array | int,
-    margin: float,
-) -> jax.Array:
-    """Ours, not the paper's: images are ranked against each other where their levels are at least `ACROSS` apart.
+def _over_pairs(values: jax.Array, graded: jax.Array | None) -> jax.Array:
+    """The mean [B] of values [B, P] over the pairs of prompts, or over those that are graded (0 if none is)."""
+    if graded is None:
+        return values.mean(-1)
+    return jnp.where(graded, values, 0).sum(-1) / jnp.maximum(graded.sum(-1, dtype=jnp.float32), 1)
 
-    The ranking losses compare an image with itself alone, so the score of one photo at level 2 may lie below that of
-    another at level 5. CLIP's pretraining makes up for it; a network from scratch learns it here. Levels of different
-    types are not equally bad: hence the distance.
+
+def across_images_loss(sim_pos: jax.Array, sim_neg: jax.Array, severities: jax.Array, margin: float) -> jax.Array:
+    """Ours, not the paper's: of two images, the one with the milder faults must score higher.
+
+    The ranking losses compare an image with itself alone, so the score of one photo with slight faults may lie below
+    that of another with severe ones. CLIP's pretraining makes up for it; a network from scratch learns it here.
+
+    Each crop of each image at each level is compared with those of other images whose severity t is higher by more
+    than `LEAST_GAP`. The hinge is max(0, s_j - s_i + margin min(t_j - t_i, `WIDEST_GAP`)), averaged over these pairs.
 
     Args:
-      sim_pos: float [B, L, 2, P], cosine similarities to the positive prompts.
+      sim_pos: float [N, L, 2, P], cosine similarities to the positive prompts, of the whole batch.
       sim_neg: the same for the negative prompts.
-      all_pos: float [N, L, 2, P], the positive similarities of the whole batch, images [first, first + B) being these.
-      all_neg: the same for the negative prompts.
-      first: index of the first image in the whole batch; may be traced.
-      margin: as in `ranking_loss`.
+      severities: float [N, L], or [N, L, P] for each pair of prompts; 1 is the severity of one fault at full strength.
+      margin: for a difference in severity of 1.
 
     Returns:
-      float [B]: for each image the sum over level and crop pairs, averaged over the other images and over the pairs of
-      prompts, positive and negative added; 0 if there is no other image.
+      A scalar: the mean, positive and negative added, averaged over the pairs of prompts, and times the terms of a
+      `ranking_loss`, so that equal weights weigh alike. 0 if no severities differ enough.
     """
-    total = len(all_pos)
-    other = jnp.arange(total) != jnp.arange(len(sim_pos))[:, None] + first  # [B, N]
-    pairs = [(i, j) for i, j in itertools.combinations(range(sim_pos.shape[1]), 2) if j - i >= ACROSS]
-    milder, stronger = (jnp.array(levels) for levels in zip(*pairs))
+    images, levels, crops, pairs = sim_pos.shape
+    severities = severities.reshape(images, levels, 1, -1)
+    t = jnp.broadcast_to(severities, sim_pos.shape).reshape(-1, pairs)  # [items, P]
+    image = jnp.arange(images).repeat(levels * crops)
+    gap = t[None] - t[:, None]  # [items, items, P], how much worse the second is
+    counted = (gap > LEAST_GAP) & (image[None] != image[:, None])[..., None]
+    drop = margin * jnp.minimum(gap, WIDEST_GAP)
 
-    def ranked(falling: jax.Array, all_falling: jax.Array) -> jax.Array:
-        s_i = falling[:, None, milder, :, None]  # [B, 1, level pairs, crop a, 1, P]
-        s_j = all_falling[None, :, stronger, None, :]  # [1, N, level pairs, 1, crop b, P]
-        hinge = jax.nn.relu(s_j - s_i + margin).sum((2, 3, 4)).mean(-1)  # [B, N]
-        return jnp.where(other, hinge, 0).sum(1) / max(total - 1, 1)
+    def ranked(falling: jax.Array) -> jax.Array:
+        falling = falling.reshape(-1, pairs)
+        return jnp.where(counted, jax.nn.relu(falling[None] - falling[:, None] + drop), 0).sum((0, 1))
 
-    return ranked(sim_pos, all_pos) + ranked(-sim_neg, -all_neg)
+    mean = (ranked(sim_pos) + ranked(-sim_neg)) / jnp.maximum(counted.sum((0, 1), dtype=jnp.float32), 1)
+    return mean.mean() * (levels * (levels - 1) / 2 * crops**2)
 
 
-def rank_accuracy(sim_pos: jax.Array, sim_neg: jax.Array) -> jax.Array:
+def rank_accuracy(sim_pos: jax.Array, sim_neg: jax.Array, graded: jax.Array | None = None) -> jax.Array:
     """Share of (level pair, crop pair, prompt pair) that the quality direction s_p - s_n orders rightly.
 
     Args:
       sim_pos: float [B, L, 2] or [B, L, 2, P].
       sim_neg: the same for the negative prompts.
+      graded: as in `margin_losses`.
 
     Returns:
       float [B] in [0, 1]; 0.5 is chance, a tie counts as wrong.
@@ -141,4 +152,4 @@ def rank_accuracy(sim_pos: jax.Array, sim_neg: jax.Array) -> jax.Array:
     milder, stronger = zip(*itertools.combinations(range(quality.shape[1]), 2))
     s_i = quality[:, jnp.array(milder), :, None]
     s_j = quality[:, jnp.array(stronger), None, :]
-    return (s_i > s_j).mean((1, 2, 3, 4), dtype=jnp.float32)
+    return _over_pairs((s_i > s_j).mean((1, 2, 3), dtype=jnp.float32), graded)

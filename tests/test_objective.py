@@ -81,21 +81,39 @@ def test_wrong_shapes_are_refused(shape):
 
 def test_across_images_equals_the_written_out_loops():
     rng = np.random.default_rng(0)
-    all_pos, all_neg = rng.uniform(-0.3, 0.3, (2, 4, 5, 2, 3)).astype(np.float32)
-    losses = objective.across_images_loss(*map(jnp.array, (all_pos[1:3], all_neg[1:3], all_pos, all_neg)), 1, 0.1)
-    expected = []
-    for k in (1, 2):
-        hinges = [
-            max(0.0, all_pos[n, j, b, p] - all_pos[k, i, a, p] + 0.1)
-            + max(0.0, all_neg[k, i, a, p] - all_neg[n, j, b, p] + 0.1)
-            for n in range(4) if n != k
-            for i, j in ((0, 2), (0, 3), (0, 4), (1, 3), (1, 4), (2, 4))
-            for a, b, p in itertools.product((0, 1), (0, 1), (0, 1, 2))
-        ]  # fmt: skip
-        expected.append(np.sum(hinges) / 3 / 3)  # three other images, three pairs of prompts
-    np.testing.assert_allclose(losses, expected, rtol=1e-5)
+    sim_pos, sim_neg = rng.uniform(-0.3, 0.3, (2, 4, 3, 2, 2)).astype(np.float32)
+    severities = rng.uniform(0, 2.5, (4, 3, 2)).astype(np.float32)
+    loss = objective.across_images_loss(jnp.array(sim_pos), jnp.array(sim_neg), jnp.array(severities), 0.1)
+    means = []
+    for p in (0, 1):
+        hinges = []
+        for (k, i, a), (n, j, b) in itertools.product(itertools.product(range(4), range(3), range(2)), repeat=2):
+            gap = severities[n, j, p] - severities[k, i, p]
+            if k != n and gap > 0.3:
+                positive = sim_pos[n, j, b, p] - sim_pos[k, i, a, p] + 0.1 * min(gap, 1.5)
+                negative = sim_neg[k, i, a, p] - sim_neg[n, j, b, p] + 0.1 * min(gap, 1.5)
+                hinges.append(max(0, positive) + max(0, negative))
+        means.append(np.mean(hinges))
+    np.testing.assert_allclose(loss, np.mean(means) * 3 * 4, rtol=1e-5)  # 3 pairs of levels, 4 of crops
 
 
-def test_across_images_an_image_alone_costs_nothing():
-    sim = jax.random.uniform(jax.random.key(0), (2, 1, 5, 2, 1))
-    np.testing.assert_array_equal(objective.across_images_loss(sim[0], sim[1], sim[0], sim[1], 0, 0.1), [0.0])
+def test_across_images_costs_nothing_where_nothing_is_to_be_ranked():
+    sim = jax.random.uniform(jax.random.key(0), (2, 2, 3, 2, 1))
+    alone, alike = jnp.array([[0.0, 0.5, 1.0]]), jnp.array([[0.2, 0.3, 0.4], [0.1, 0.3, 0.4]])
+    assert objective.across_images_loss(sim[0, :1], sim[1, :1], alone, 0.1) == 0
+    assert objective.across_images_loss(sim[0], sim[1], alike, 0.1) == 0
+    quality = -alike[..., None, None] * jnp.ones((2, 3, 2, 1))  # what differs enough is in order, and far enough apart
+    assert objective.across_images_loss(9 * quality, -9 * quality, 9 * alike, 0.1) == 0
+
+
+def test_only_graded_pairs_of_prompts_are_ranked():
+    sim = jax.random.uniform(jax.random.key(0), (2, 3, 5, 2, 2))
+    graded = jnp.array([[True, False], [True, True], [False, False]])
+    losses = objective.margin_losses(sim[0], sim[1], **MARGINS, graded=graded)
+    every = objective.margin_losses(sim[0], sim[1], **MARGINS)
+    first = objective.margin_losses(sim[0, ..., 0], sim[1, ..., 0], **MARGINS)
+    for name in ("positive", "negative"):
+        np.testing.assert_allclose(losses[name], [first[name][0], every[name][1], 0], rtol=1e-6)
+    np.testing.assert_array_equal(losses["consistency"], every["consistency"])
+    accuracy = objective.rank_accuracy(sim[0], sim[1], graded)
+    np.testing.assert_allclose(accuracy[0], objective.rank_accuracy(sim[0, ..., 0], sim[1, ..., 0])[0], rtol=1e-6)

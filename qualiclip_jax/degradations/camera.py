@@ -5,7 +5,7 @@
 
 `simulate` draws faults and degrades pairs of crops by them at any levels; `apply` degrades images by `Settings` in
 physical units. Ours, not QualiCLIP's: the 24 types of the table act on finished pictures, and their levels are no
-common scale of quality. Here each factor has a severity in [0, 1], and those of an image add up.
+common scale of quality. Here each of `FACTORS` has a severity in [0, 1], and those of an image add up.
 """
 
 import math
@@ -19,13 +19,11 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from qualiclip_jax.degradations import draws, filters, pipeline
+from qualiclip_jax.degradations.catalog import FACTORS, GROUPS, LEVELS, NEAREST
 from qualiclip_jax.degradations.color_spaces import linear_to_srgb, srgb_to_linear
 from qualiclip_jax.degradations.jpeg import jpeg
 from qualiclip_jax.errors import UserError
 
-FACTORS = (
-    "exposure", "haze", "defocus", "motion", "noise", "white_balance", "contrast", "saturation", "shrink", "jpeg",
-)  # fmt: skip
 PROBABILITIES = (0.35, 0.15, 0.3, 0.3, 0.45, 0.15, 0.25, 0.15, 0.2, 0.5)  # that a factor is on; at least one always is
 WEAKEST = 0.3  # strength of a factor that is on; the strongest is 1
 
@@ -37,7 +35,7 @@ SMALLEST = 4.0  # times smaller
 BEST_QUALITY, WORST_QUALITY = 95.0, 5.0
 
 _DISK_RADIUS, _PATH_RADIUS = 6, 12  # px, of the windows
-_DISK_POINTS, _PATH_POINTS = 256, 64
+_DISK_POINTS, _PATH_POINTS = 40, 64  # across the disk, along the path
 
 
 class Settings(NamedTuple):
@@ -172,7 +170,8 @@ def simulate(
         chosen, level = jax.tree.map(lambda x: x[image], faults), levels[image, number]
         mask = None if masks is None else masks[image]
         noise_key = jax.random.fold_in(noise_keys[image], number)
-        degraded = _chain(images, chosen.at(level), noise_key, chosen.strengths != 0, mask)
+        on = (chosen.strengths != 0) & (levels[image] > 0).any()
+        degraded = _chain(images, chosen.at(level), noise_key, on, mask)
         return jnp.where(level > 0, degraded, images)
 
     def pristine(image: Array) -> Array:
@@ -231,6 +230,24 @@ def apply(images: Array, settings: Settings, key: Array | None = None) -> Array:
     return _chain(images.astype(jnp.float32), settings, key, jnp.stack(on)).astype(images.dtype)
 
 
+def severities_of_types(types: Array, levels: int) -> Array:
+    """Severities of the 24 types on the scale of `simulate`: each counts level / 5 for the factor nearest to its group.
+
+    So the severity of an image with one type is its level, from 0.2 to 1.
+
+    Args:
+      types: integer [B, D], indices into `TYPES`; -1 is none.
+      levels: L, how many, from level 1.
+
+    Returns:
+      float32 [B, L, K].
+    """
+    factor = jnp.array([FACTORS.index(NEAREST[group]) for group, names in GROUPS.items() for _ in names])
+    count = (types[..., None] >= 0) & (factor[types][..., None] == jnp.arange(len(FACTORS)))  # [B, D, K]
+    level = jnp.arange(1, levels + 1, dtype=jnp.float32) / LEVELS
+    return level[:, None] * count.sum(1, dtype=jnp.float32)[:, None]
+
+
 def draw(key: Array, probabilities: Sequence[float] = PROBABILITIES) -> Faults:
     """Draws the faults of one image: at least one factor is on, its strength uniform in 0.3 to 1.
 
@@ -265,10 +282,8 @@ def disk_kernel(radius: Array | float) -> Array:
     Returns:
       float32 [13, 13], sum 1.
     """
-    number = jnp.arange(_DISK_POINTS, dtype=jnp.float32)
-    distance = radius * jnp.sqrt((number + 0.5) / _DISK_POINTS)  # a sunflower: equally dense everywhere
-    angle = number * (math.pi * (3 - math.sqrt(5)))
-    return _spread(distance * jnp.sin(angle), distance * jnp.cos(angle), _DISK_RADIUS)
+    y, x = (jnp.asarray(points) for points in _disk_points())
+    return _spread(radius * y, radius * x, _DISK_RADIUS)
 
 
 def path_kernel(length: Array | float, angle: Array | float, bend: Array | float) -> Array:
@@ -397,6 +412,13 @@ def _convolve(images: Array, kernel: Array) -> Array:
 
     total = jnp.zeros((len(padded), height, width * channels), images.dtype)
     return jax.lax.fori_loop(0, (weights > 0).sum(), add, total).reshape(images.shape)
+
+
+def _disk_points() -> np.ndarray:
+    """Points of a square grid within the unit disk: float32 [2, N], y and x."""
+    across = (np.arange(_DISK_POINTS, dtype=np.float32) + 0.5) / _DISK_POINTS * 2 - 1
+    points = np.stack(np.meshgrid(across, across, indexing="ij")).reshape(2, -1)
+    return points[:, np.hypot(*points) <= 1]
 
 
 def _spread(y: Array, x: Array, radius: int) -> Array:

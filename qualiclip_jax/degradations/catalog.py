@@ -1,9 +1,11 @@
-"""The 24 types of degradation, their 7 groups, and the parameter of each at levels 1 to 5.
+"""Names: the 24 types of degradation, their 7 groups and parameters at levels 1 to 5, and the factors of a camera.
 
-Source: the degradation model of ARNIQA (Agnolucci et al., WACV 2024), which QualiCLIP trains with.
+Source of the types: the degradation model of ARNIQA (Agnolucci et al., WACV 2024), which QualiCLIP trains with.
 """
 
 from collections.abc import Sequence
+
+import numpy as np
 
 from qualiclip_jax.errors import UserError
 
@@ -45,6 +47,20 @@ MEANINGS: dict[str, str] = {name: meaning for _, name, meaning, _ in _TABLE}
 PARAMETERS: dict[str, tuple[float, ...]] = {name: values for _, name, _, values in _TABLE}
 
 
+FACTORS = (  # of `camera`, in the order in which they act
+    "exposure", "haze", "defocus", "motion", "noise", "white_balance", "contrast", "saturation", "shrink", "jpeg",
+)  # fmt: skip
+NEAREST = {  # group of types -> the factor that it counts for
+    "blur": "defocus",
+    "color_distortion": "saturation",
+    "compression": "jpeg",
+    "noise": "noise",
+    "brightness": "exposure",
+    "spatial": "shrink",
+    "sharpness_contrast": "contrast",
+}
+
+
 def types_by_group(types: Sequence[str]) -> list[tuple[int, ...]]:
     """The indices into `TYPES` of these names, one tuple for each group that has any of them.
 
@@ -56,3 +72,19 @@ def types_by_group(types: Sequence[str]) -> list[tuple[int, ...]]:
         raise UserError(f"no degradation named {unknown[0]!r}; there are {', '.join(TYPES)}")
     groups = [tuple(TYPES.index(name) for name in names if name in types) for names in GROUPS.values()]
     return [indices for indices in groups if indices]
+
+
+def factor_matrix(names: Sequence[str]) -> np.ndarray:
+    """Says for each of P names which factors it stands for: float32 [P, K] of 0 and 1.
+
+    Args:
+      names: each "all", or some of `FACTORS` joined by "+": "defocus+motion".
+
+    Raises:
+      UserError: a factor that there is not.
+    """
+    rows = [FACTORS if name == "all" else name.split("+") for name in names]
+    unknown = [factor for row in rows for factor in row if factor not in FACTORS]
+    if unknown:
+        raise UserError(f"no factor named {unknown[0]!r}; there are {', '.join(FACTORS)}, joined by +, and all")
+    return np.array([[factor in row for factor in FACTORS] for row in rows], np.float32)

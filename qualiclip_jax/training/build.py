@@ -8,6 +8,7 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from qualiclip_jax import checkpoint, degradations, models, prompts, zoo
+from qualiclip_jax.degradations.catalog import factor_matrix
 from qualiclip_jax.errors import UserError
 from qualiclip_jax.models import backbones
 from qualiclip_jax.models.config import image_config
@@ -75,6 +76,10 @@ def build_recipe(config: ConfigDict, model: checkpoint.Model, steps: int) -> tup
         types=tuple(config.degradations.types) or degradations.TYPES,
         composed=config.degradations.composed,
         fewest=config.degradations.fewest or config.degradations.composed,
+        factors=factor_matrix(tuple(config.loss.factors) or ("all",) * len(model.prompts)),
+        camera=config.degradations.camera,
+        continuous=config.degradations.continuous,
+        local=config.degradations.local,
         margins={
             "margin_consistency": config.loss.margin_consistency,
             "margin_rank": config.loss.margin_rank,

@@ -8,13 +8,13 @@ import functools
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from qualiclip_jax import objective, prompts
-from qualiclip_jax.degradations.catalog import TYPES, types_by_group
+from qualiclip_jax.degradations.catalog import LEVELS, TYPES, factor_matrix, types_by_group
 from qualiclip_jax.errors import UserError
 from qualiclip_jax.training import suggest
 
@@ -62,6 +62,9 @@ def default_config() -> ConfigDict:
     c.degradations.types = ()  # names of those that are drawn; all 24 if empty
     c.degradations.composed = 1  # D, how many degradations of distinct groups an image gets
     c.degradations.fewest = 0  # if above 0: between this many and D, drawn for each image
+    c.degradations.camera = 0.0  # share of the images that the chain of a camera degrades instead, 0 to 1
+    c.degradations.continuous = False  # camera: levels drawn for each image, evenly apart; else from 0 to 1
+    c.degradations.local = 0.0  # camera: share of its images whose faults are local
 
     c.loss = ConfigDict()
     c.loss.margin_consistency = 2.5e-3
@@ -69,7 +72,8 @@ def default_config() -> ConfigDict:
     c.loss.weight_consistency = 1.0
     c.loss.weight_positive = 1.0
     c.loss.weight_negative = 1.0
-    c.loss.weight_across = 0.0  # ours: ranks images against each other (within a micro-batch), for models from scratch
+    c.loss.weight_across = 0.0  # ours: ranks images against each other by severity, for models from scratch
+    c.loss.factors = ()  # what each pair of prompts is ranked by: "all", or factors joined by "+"; () is "all"
 
     c.optimizer = ConfigDict()
     c.optimizer.name = "adamw"  # or "lion", "sgd"
@@ -188,7 +192,7 @@ def check(config: ConfigDict) -> None:
         "model.position",
         "'none', 'native', 'interpolate' or '' (the backbone's own choice)",
     )
-    require(2 <= config.degradations.levels <= 5, "degradations.levels", "2 to 5")
+    _check_camera(config, require)
     try:
         groups = len(types_by_group(config.degradations.types or TYPES))
     except UserError as error:
@@ -206,10 +210,6 @@ def check(config: ConfigDict) -> None:
     require(0 <= config.optimizer.b2 < 1, "optimizer.b2", "0 or more, below 1")
     require(0 <= config.optimizer.ema_decay < 1, "optimizer.ema_decay", "0 (none) or below 1")
     require(config.batch_size % config.optimizer.accumulate == 0, "optimizer.accumulate", "a divisor of batch_size")
-    if config.loss.weight_across:
-        require(
-            config.degradations.levels > objective.ACROSS, "degradations.levels", "3 or more with loss.weight_across"
-        )
     require(all(isinstance(name, str) for name in config.eval.rated), "eval.rated", "names of rated sets")
     for row in config.optimizer.parameters:
         require(
@@ -224,6 +224,28 @@ def check(config: ConfigDict) -> None:
                 f"config.optimizer.parameters has a regex that does not compile: {row[0]!r}: {error}"
             ) from None
     prompts.check_prompts(config.prompts)
+
+
+def _check_camera(config: ConfigDict, require: Callable[[bool, str, str], None]) -> None:
+    """Checks the levels, what only the camera's chain has, and the ranking by severity."""
+    d, loss = config.degradations, config.loss
+    for field, share in (("camera", d.camera), ("local", d.local)):
+        require(share <= 1, f"degradations.{field}", "a share of the images, 0 to 1")
+    most, more = (20, "") if d.camera == 1 else (LEVELS, " (20 with degradations.camera 1)")
+    least = 2
+    if loss.weight_across and d.camera < 1:
+        least, more = math.floor(objective.LEAST_GAP * LEVELS) + 2, more + " with loss.weight_across"
+    require(least <= d.levels <= most, "degradations.levels", f"{least} to {most}{more}")
+    for field, value in (("continuous", d.continuous), ("local", d.local)):
+        require(not value or d.camera > 0, f"degradations.{field}", f"{type(value)()} without degradations.camera")
+    require(all(isinstance(name, str) for name in loss.factors), "loss.factors", "names of factors")
+    require(
+        len(loss.factors) in (0, len(config.prompts) // 2), "loss.factors", "one entry for each pair of prompts, or ()"
+    )
+    try:
+        factor_matrix(loss.factors)
+    except UserError as error:
+        raise UserError(f"config.loss.factors: {error}") from None
 
 
 def _is_number(value: Any) -> bool:

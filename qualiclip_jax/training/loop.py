@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from qualiclip_jax import checkpoint, degradations, storage
+from qualiclip_jax import checkpoint, storage
 from qualiclip_jax.data import pristine
 from qualiclip_jax.errors import UserError
 from qualiclip_jax.progress import Progress
@@ -21,7 +21,7 @@ from qualiclip_jax.training import config as config_lib
 from qualiclip_jax.training.signals import StopSignals
 from qualiclip_jax.training.speedometer import Speedometer
 from qualiclip_jax.training.state import Recipe, TrainState, create_state
-from qualiclip_jax.training.step import degrade_batch, draw_types, train_step
+from qualiclip_jax.training.step import degrade_batch, describe, train_step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -257,12 +257,10 @@ class _Run:
         if not parallel.is_primary():
             return
         few = {name: x[:4] for name, x in batch.items()}
-        degraded = jax.jit(lambda crops, example: degrade_batch(crops, example, self.recipe))(
-            few["crops"], few["example"]
-        )
-        types = np.asarray(draw_types(few["example"], self.recipe)).reshape(len(few["example"]), -1)
-        titles = ["\n+ ".join(degradations.TYPES[t] for t in row if t >= 0) for row in types]
-        pictures.save_degraded_examples(self.directory / "degradations.png", few["crops"], np.asarray(degraded), titles)
+        degrade = jax.jit(lambda crops, example: degrade_batch(crops, example, self.recipe))
+        degraded, severities = jax.device_get(degrade(few["crops"], few["example"]))
+        titles = describe(few["example"], severities, self.recipe)
+        pictures.save_degraded_examples(self.directory / "degradations.png", few["crops"], degraded, titles)
 
     def draw_curves(self) -> None:
         """Draws the whole run, parts before a restart included."""

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx, struct
 
@@ -48,6 +49,10 @@ class Recipe:
       types: names of the degradations that are drawn.
       composed: D, how many degradations an image gets at most.
       fewest: and at least.
+      factors: float32 [P, K], 1 where a pair of prompts is ranked by one of `camera.FACTORS`.
+      camera: share of the images degraded by the camera's chain instead.
+      continuous: whether the chain's levels are drawn for each image.
+      local: share of the chain's images with local faults.
       margins: keywords of `objective.margin_losses`.
       weights: of the losses, by their names.
       ema_decay: 0 for none.
@@ -64,8 +69,12 @@ class Recipe:
     types: tuple[str, ...]
     composed: int
     fewest: int
+    factors: np.ndarray
     margins: dict[str, float]
     weights: dict[str, float]
+    camera: float = 0.0
+    continuous: bool = False
+    local: float = 0.0
     ema_decay: float = 0.0
     accumulate: int = 1
     train_batch_norm: bool = False

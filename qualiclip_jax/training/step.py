@@ -1,15 +1,19 @@
 """The training step: one pure function from (state, batch) to (state, metrics)."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 
 from qualiclip_jax import degradations, models, objective, quality
+from qualiclip_jax.degradations import camera
 from qualiclip_jax.training.state import Recipe, TrainState
 
 # One stream of random keys for each purpose, folded from the seed.
-STREAM_TYPES, STREAM_DEGRADATIONS = 0, 1
+STREAM_TYPES, STREAM_DEGRADATIONS, STREAM_CAMERA = 0, 1, 2
 NO_DEGRADATION = -1
 
 
@@ -49,24 +53,75 @@ def draw_types(example: jax.Array, recipe: Recipe) -> jax.Array:
     return jax.vmap(one_image)(example_keys(recipe.seed, STREAM_TYPES, example))
 
 
-def degrade_batch(crops: jax.Array, example: jax.Array, recipe: Recipe) -> jax.Array:
-    """Degrades each image by types of its own at all levels.
+def drawn_for_camera(example: jax.Array, recipe: Recipe) -> jax.Array:
+    """Which images the camera's chain degrades: bool [B], with probability `recipe.camera`. The others get types."""
+    keys = example_keys(recipe.seed, STREAM_CAMERA, example)
+    return jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, 0)) < recipe.camera)(keys)
+
+
+def degrade_batch(crops: jax.Array, example: jax.Array, recipe: Recipe) -> tuple[jax.Array, jax.Array]:
+    """Degrades each image by types, or by faults of a camera, of its own at all levels.
 
     Args:
       crops: uint8 [B, 2, H, W, 3].
       example: integer [B], position in the stream.
-      recipe: gives seed, levels and the number of composed degradations.
+      recipe: gives seed, levels, the number of composed types and the share of images for the camera.
 
     Returns:
-      float32 [B, L, 2, H, W, 3] in [0, 1].
+      Images float32 [B, L, 2, H, W, 3] in [0, 1], and their severities float32 [B, L, K] by `camera.FACTORS`.
     """
     types = draw_types(example, recipe)
     keys = example_keys(recipe.seed, STREAM_DEGRADATIONS, example)
-    return degradations.degrade_pairs(crops, types, keys, levels=recipe.levels)
+    if not recipe.camera:
+        return degradations.degrade_pairs(crops, types, keys, levels=recipe.levels), _severities(types, recipe)
+    by_camera = drawn_for_camera(example, recipe)
+    camera_keys = example_keys(recipe.seed, STREAM_CAMERA, example)
+    levels = jnp.where(by_camera[:, None], _camera_levels(camera_keys, recipe), 0)  # at level 0 nothing is computed
+    chain_keys = jax.vmap(jax.random.fold_in, (0, None))(camera_keys, 2)
+    images, severities = camera.simulate(crops, chain_keys, levels, local=recipe.local)
+    if recipe.camera == 1:
+        return images, severities
+    types = jnp.where(by_camera if types.ndim == 1 else by_camera[:, None], NO_DEGRADATION, types)
+    of_types = degradations.degrade_pairs(crops, types, keys, levels=recipe.levels)
+    where = by_camera[:, None, None]
+    images = jnp.where(where[..., None, None, None], images, of_types)
+    return images, jnp.where(where, severities, _severities(types, recipe))
 
 
-def loss_fn(params: nnx.State, batch_stats: nnx.State, images: jax.Array, recipe: Recipe, axis_name: str | None):
-    """The objective on degraded crops.
+def describe(example: np.ndarray, severities: np.ndarray, recipe: Recipe) -> list[str]:
+    """What `degrade_batch` did to each image, for people: names of types, or of factors with their severity.
+
+    Args:
+      example: integer [B].
+      severities: float [B, L, K] that `degrade_batch` gave.
+      recipe: of the run.
+    """
+    types = np.asarray(draw_types(jnp.asarray(example), recipe)).reshape(len(example), -1)
+    by_camera = drawn_for_camera(jnp.asarray(example), recipe)
+    names = []
+    for row, drawn, worst in zip(types, by_camera, severities[:, -1]):
+        factors = [f"{name} {value:.2f}" for name, value in zip(camera.FACTORS, worst) if value]
+        names.append("\n+ ".join(factors if drawn else [degradations.TYPES[t] for t in row if t >= 0]))
+    return names
+
+
+def _severities(types: jax.Array, recipe: Recipe) -> jax.Array:
+    return camera.severities_of_types(types.reshape(len(types), -1), recipe.levels)
+
+
+def _camera_levels(keys: jax.Array, recipe: Recipe) -> jax.Array:
+    """Levels [B, L] for the camera: from 0 to 1, or as far apart from an offset that is drawn for each image."""
+    number = jnp.arange(recipe.levels, dtype=jnp.float32)
+    if not recipe.continuous:
+        return jnp.broadcast_to(number / (recipe.levels - 1), (len(keys), recipe.levels))
+    offset = jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, 1)))(keys)
+    return (number + offset[:, None]) / recipe.levels
+
+
+def similarities(
+    params: nnx.State, batch_stats: nnx.State, images: jax.Array, recipe: Recipe, axis_name: str | None
+) -> tuple[jax.Array, nnx.State]:
+    """Similarities [B, L, 2, P, 2] of degraded crops to the prompts, and the new batch_stats.
 
     Args:
       params: of the image encoder.
@@ -74,63 +129,130 @@ def loss_fn(params: nnx.State, batch_stats: nnx.State, images: jax.Array, recipe
       images: float32 [B, L, 2, H, W, 3] in [0, 1].
       recipe: the constants of the run.
       axis_name: device axis over which batch statistics are averaged; None on a single device.
-
-    Returns:
-      The loss, averaged over images, and (metrics, new batch_stats).
     """
     clip = recipe.merge(params, batch_stats)
     if recipe.train_batch_norm:
         clip.batch_norm_mode(training=True, axis_name=axis_name)
     flat = models.normalise(images.reshape(-1, *images.shape[-3:]))
     features = clip.encode_image(flat).reshape(*images.shape[:3], -1)  # [B, L, 2, D]
-    similarity = quality.similarities(features, recipe.prompt_features)  # [B, L, 2, P, 2]
+    return quality.similarities(features, recipe.prompt_features), nnx.state(clip, nnx.BatchStat)
+
+
+def loss_fn(
+    params: nnx.State,
+    batch_stats: nnx.State,
+    images: jax.Array,
+    severities: jax.Array,
+    recipe: Recipe,
+    axis_name: str | None,
+    across: "Across | None" = None,
+) -> tuple[jax.Array, tuple[dict[str, jax.Array], nnx.State]]:
+    """The objective on degraded crops.
+
+    Args:
+      params: of the image encoder.
+      batch_stats: of its BatchNorm layers.
+      images: float32 [B, L, 2, H, W, 3] in [0, 1].
+      severities: float32 [B, L, K].
+      recipe: the constants of the run.
+      axis_name: device axis of the batch; None on a single device.
+      across: the loss across images and its gradient, if these are not all images of this device.
+
+    Returns:
+      The loss, averaged over images, and (metrics, new batch_stats).
+    """
+    similarity, batch_stats = similarities(params, batch_stats, images, recipe, axis_name)
     sim_pos, sim_neg = similarity[..., 0], similarity[..., 1]
-    losses = {name: value.mean() for name, value in objective.margin_losses(sim_pos, sim_neg, **recipe.margins).items()}
-    if recipe.weights["across"]:
-        losses["across"] = _across_images(sim_pos, sim_neg, recipe, axis_name).mean()
+    graded = None
+    if not recipe.factors.all():
+        graded = (_of_pairs(severities, recipe) > 0).any(1)  # [B, P]
+    losses = objective.margin_losses(sim_pos, sim_neg, **recipe.margins, graded=graded)
+    losses = {name: value.mean() for name, value in losses.items()}
+    if across is not None:
+        losses["across"] = across.value + (across.gradient * (similarity - jax.lax.stop_gradient(similarity))).sum()
+    elif recipe.weights["across"]:
+        losses["across"] = _across_images(similarity, severities, recipe, axis_name)
     loss = sum(recipe.weights[name] * value for name, value in losses.items())
     metrics = {
         "loss": loss,
         **losses,
-        "rank_accuracy": objective.rank_accuracy(sim_pos, sim_neg).mean(),
+        "rank_accuracy": objective.rank_accuracy(sim_pos, sim_neg, graded).mean(),
         "similarity_positive": sim_pos.mean((0, 2, 3)),  # [L]
         "similarity_negative": sim_neg.mean((0, 2, 3)),  # [L]
     }
-    return loss, (metrics, nnx.state(clip, nnx.BatchStat))
+    return loss, (metrics, batch_stats)
 
 
-def _across_images(sim_pos: jax.Array, sim_neg: jax.Array, recipe: Recipe, axis_name: str | None) -> jax.Array:
-    """`objective.across_images_loss` [b] of this device's images against those of all devices."""
-    every, first = (sim_pos, sim_neg), 0
+class Across(NamedTuple):
+    """The loss across all images of the batch, for a micro-batch that sees only some of them.
+
+    Attributes:
+      value: of the loss, a scalar.
+      gradient: float32 [B, L, 2, P, 2], with respect to the similarities of the micro-batch.
+    """
+
+    value: jax.Array
+    gradient: jax.Array
+
+
+def _across_images(similarity: jax.Array, severities: jax.Array, recipe: Recipe, axis_name: str | None) -> jax.Array:
+    """`objective.across_images_loss` of the images of all devices: the same number on each."""
+    batch = similarity, _of_pairs(severities, recipe)
     if axis_name is not None:
-        every = jax.lax.all_gather(every, axis_name, tiled=True)
-        first = jax.lax.axis_index(axis_name) * len(sim_pos)
-    return objective.across_images_loss(sim_pos, sim_neg, *every, first, recipe.margins["margin_rank"])
+        batch = jax.lax.all_gather(batch, axis_name, tiled=True)
+    similarity, severities = batch
+    return objective.across_images_loss(
+        similarity[..., 0], similarity[..., 1], severities, recipe.margins["margin_rank"]
+    )
 
 
-def gradients(state: TrainState, batch: dict[str, jax.Array], recipe: Recipe, axis_name: str | None):
-    """Gradient, metrics and new batch statistics on this device's part of the batch, in `accumulate` micro-batches."""
+def _of_pairs(severities: jax.Array, recipe: Recipe) -> jax.Array:
+    """Severities [B, L, P] for each pair of prompts: the sum over its factors."""
+    return (severities[:, :, None] * recipe.factors).sum(-1)
 
-    def micro_step(batch_stats, micro):
-        images = degrade_batch(micro["crops"], micro["example"], recipe)
+
+def gradients(
+    state: TrainState, batch: dict[str, jax.Array], recipe: Recipe, axis_name: str | None
+) -> tuple[nnx.State, dict[str, jax.Array], nnx.State]:
+    """Gradient, metrics and new batch statistics on this device's part of the batch, in `accumulate` micro-batches.
+
+    The loss across images compares all of them. With micro-batches it needs a forward pass of its own: similarities
+    first, then the gradient with respect to these, which each micro-batch carries on to the parameters.
+    """
+
+    def micro_step(batch_stats, micro, across=None):
+        images, severities = degrade_batch(micro["crops"], micro["example"], recipe)
         gradient_fn = jax.grad(loss_fn, has_aux=True)
-        gradient, (metrics, batch_stats) = gradient_fn(state.params, batch_stats, images, recipe, axis_name)
+        gradient, (metrics, batch_stats) = gradient_fn(
+            state.params, batch_stats, images, severities, recipe, axis_name, across
+        )
         return batch_stats, (gradient, metrics)
 
     if recipe.accumulate == 1:
         batch_stats, result = micro_step(state.batch_stats, batch)
         return *result, batch_stats
 
+    def forward(micro):
+        images, severities = degrade_batch(micro["crops"], micro["example"], recipe)
+        return similarities(state.params, state.batch_stats, images, recipe, axis_name)[0], severities
+
     def add_micro(carry, micro):
         batch_stats, total = carry
-        batch_stats, result = micro_step(batch_stats, micro)
+        batch_stats, result = micro_step(batch_stats, *micro)
         return (batch_stats, jax.tree.map(jnp.add, total, result)), None
 
     micro_batches = jax.tree.map(lambda x: x.reshape(recipe.accumulate, -1, *x.shape[1:]), batch)
-    first = jax.tree.map(lambda x: x[0], micro_batches)
-    shapes = jax.eval_shape(lambda: micro_step(state.batch_stats, first)[1])
+    across = None
+    if recipe.weights["across"]:
+        similarity, severities = jax.lax.map(forward, micro_batches)  # [micro-batches, b, ...]
+        flat = (x.reshape(-1, *x.shape[2:]) for x in (similarity, severities))
+        value, gradient = jax.value_and_grad(_across_images)(*flat, recipe, axis_name)
+        gradient = recipe.accumulate * gradient.reshape(similarity.shape)  # results are averaged below
+        across = Across(jnp.broadcast_to(value, recipe.accumulate), gradient)
+    first = jax.tree.map(lambda x: x[0], (micro_batches, across))
+    shapes = jax.eval_shape(lambda: micro_step(state.batch_stats, *first)[1])
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-    (batch_stats, total), _ = jax.lax.scan(add_micro, (state.batch_stats, zeros), micro_batches)
+    (batch_stats, total), _ = jax.lax.scan(add_micro, (state.batch_stats, zeros), (micro_batches, across))
     return *jax.tree.map(lambda x: x / recipe.accumulate, total), batch_stats
 
 

@@ -26,8 +26,9 @@ def step_with_pixels(state, batch, *, recipe, axis_name):
     pixels = []
 
     def degrade_and_keep(crops, example, recipe):
-        pixels.append(degrade_batch(crops, example, recipe))
-        return pixels[0]
+        images, severities = degrade_batch(crops, example, recipe)
+        pixels.append(images)
+        return images, severities
 
     with mock.patch.object(step_module, "degrade_batch", degrade_and_keep):
         new_state, metrics = step_module.train_step(state, batch, recipe=recipe, axis_name=axis_name)
