@@ -46,7 +46,7 @@ def reach(config: ConfigDict, steps: int) -> float:
     if config.optimizer.name == "sgd":
         return math.inf
     rows = [(kind, multiplier) for _, kind, multiplier in config.optimizer.parameters if kind != "frozen"]
-    rates = [schedule(config, kind, multiplier, steps)(np.arange(steps)) for kind, multiplier in rows]
+    rates = [schedule(config, kind, multiplier, steps)(np.arange(steps, dtype=np.float32)) for kind, multiplier in rows]
     return max((float(np.broadcast_to(rate, (steps,)).sum(dtype=np.float64)) for rate in rates), default=0.0)
 
 
