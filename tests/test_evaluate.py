@@ -184,7 +184,7 @@ def test_any_metric_can_be_judged(place, report, tmp_path, capsys):
     ("more", "message"),
     [
         (["--dataset", "kadid11k"], "no rated image set 'kadid11k'"),
-        (["--checkpoint", "nowhere"], "no checkpoint at"),
+        (["--checkpoint", "nowhere"], "no model 'nowhere'"),
         (["--scores", "nowhere.csv"], "nowhere.csv: no such file"),
         (["--dataset", "synthetic", "--scores", "scores.csv"], "the synthetic benchmark needs a --checkpoint"),
         (["--dataset", "synthetic:folder:nowhere"], "nowhere"),

@@ -21,14 +21,15 @@ _DARK = {"ink": "#e6e8eb", "faint": "#9aa1ab", "grid": "#2c3138", "back": "#1518
 def style(dark: bool = False) -> Iterator[None]:
     """Sets the colours of the figures that are made in the block: those of a light or of a dark page."""
     import matplotlib
+    from cycler import cycler
 
     colors = _DARK if dark else _LIGHT
-    settings = dict.fromkeys(("text.color", "axes.labelcolor", "axes.titlecolor"), colors["ink"])
+    settings: dict[Any, Any] = dict.fromkeys(("text.color", "axes.labelcolor", "axes.titlecolor"), colors["ink"])
     settings |= dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color"), colors["faint"])
     settings |= dict.fromkeys(("figure.facecolor", "axes.facecolor"), colors["back"])
     settings |= dict.fromkeys(("axes.spines.top", "axes.spines.right"), False)
     settings |= {"axes.grid": True, "grid.color": colors["grid"], "grid.linewidth": 0.7}
-    with matplotlib.rc_context(settings | {"axes.prop_cycle": matplotlib.cycler(color=colors["lines"])}):
+    with matplotlib.rc_context(settings | {"axes.prop_cycle": cycler(color=colors["lines"])}):
         yield
 
 

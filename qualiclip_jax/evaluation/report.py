@@ -13,6 +13,7 @@ from qualiclip_jax import html, storage, tabular
 from qualiclip_jax.errors import UserError
 from qualiclip_jax.evaluation import figures, results, synthetic
 from qualiclip_jax.evaluation.results import Results, SetResult, SyntheticSet
+from qualiclip_jax.images import ImageError
 
 SHOWN = 6  # images in each gallery
 _LEGEND = (
@@ -102,10 +103,9 @@ def text(found: Results) -> str:
     if mean:
         numbers = ", ".join(f"{name.upper()} {value:.4f}" for name, value in mean.items())
         parts.append(f"mean over sets, weighted by images: {numbers}")
-    for entry in found.synthetic:
-        parts.append(
-            f"synthetic benchmark, {entry.source}\n\n{synthetic.table(entry.result, entry.before, entry.names)}"
-        )
+    for photos in found.synthetic:
+        table = synthetic.table(photos.result, photos.before, photos.names)
+        parts.append(f"synthetic benchmark, {photos.source}\n\n{table}")
     return "\n\n".join(parts + ([found.note] if found.note else []))
 
 
@@ -121,9 +121,9 @@ def markdown(found: Results) -> str:
     if mean:
         parts.append("## Mean over sets, weighted by images")
         parts.append(results.to_markdown([name.upper() for name in mean], [[f"{v:.4f}" for v in mean.values()]]))
-    for entry in found.synthetic:
-        parts += [f"## Synthetic benchmark, {entry.source}", _SYNTHETIC_LEGEND]
-        parts.append("```\n" + synthetic.table(entry.result, entry.before, entry.names) + "\n```")
+    for photos in found.synthetic:
+        parts += [f"## Synthetic benchmark, {photos.source}", _SYNTHETIC_LEGEND]
+        parts.append("```\n" + synthetic.table(photos.result, photos.before, photos.names) + "\n```")
     sources = sorted({entry.source for found_set in found.sets for entry in found_set.published})
     parts += [f"Published numbers: {source}." for source in sources]
     return "\n\n".join(parts + ([found.note] if found.note else [])) + "\n"
@@ -209,16 +209,23 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> dict[str, Any]
 def _headlines(found: Results) -> list[dict[str, Any]]:
     """For each set the one number to look at first."""
     cards = [
-        (entry.slug, f"{entry.judgement.whole.srcc:.3f}", entry.baseline and f"{entry.baseline.whole.srcc:.3f}",
-         f"SRCC with opinion, {len(entry.scores):,} images")
+        {
+            "name": entry.slug,
+            "number": f"{entry.judgement.whole.srcc:.3f}",
+            "before": f"{entry.baseline.whole.srcc:.3f}" if entry.baseline else None,
+            "what": f"SRCC with opinion, {len(entry.scores):,} images",
+        }
         for entry in found.sets
-    ]  # fmt: skip
-    cards += [
-        (entry.source, synthetic.cell(entry.result.mean), entry.before and synthetic.cell(entry.before.mean),
-         "SRCC with level of degradation, -1 is perfect")
-        for entry in found.synthetic
-    ]  # fmt: skip
-    return [dict(zip(("name", "number", "before", "what"), card)) for card in cards]
+    ]
+    return cards + [
+        {
+            "name": photos.source,
+            "number": synthetic.cell(photos.result.mean),
+            "before": synthetic.cell(photos.before.mean) if photos.before else None,
+            "what": "SRCC with level of degradation, -1 is perfect",
+        }
+        for photos in found.synthetic
+    ]
 
 
 def _fact(value: Any) -> str:
@@ -252,9 +259,13 @@ def _set_section(found: Results, entry: SetResult, picture: dict[str, str]) -> d
 
 
 def _card(entry: SetResult, index: int, residuals: np.ndarray) -> dict[str, Any]:
+    try:
+        uri = html.thumbnail_uri(entry.rated.image(index))
+    except ImageError:  # scores of a table may be judged without it
+        uri = ""
     return {
         "name": entry.rated.ids[index],
-        "uri": html.thumbnail_uri(entry.rated.image(index)),
+        "uri": uri,
         "score": entry.scores[index],
         "opinion": entry.rated.mos[index],
         "residual": residuals[index],
@@ -262,20 +273,19 @@ def _card(entry: SetResult, index: int, residuals: np.ndarray) -> dict[str, Any]
 
 
 def _synthetic_section(entry: SyntheticSet, picture: dict[str, str]) -> dict[str, Any]:
-    names = entry.names if entry.before else (entry.names[1],)
+    runs = [run for run in (entry.before, entry.result) if run]
+    names = entry.names[-len(runs) :]
     head = ["type", *(f"SRCC {name}" for name in names), *(f"level {k}" for k in synthetic.LEVELS)]
     lines = []
     for group, types in entry.result.groups().items():
         for name in types:
             curve = [f"{value:.3f}" for value in entry.result.curves[entry.result.types.index(name)]]
-            before = [synthetic.cell(entry.before.srcc[name])] if entry.before else []
-            lines.append([f"{name} ({group})", *before, synthetic.cell(entry.result.srcc[name]), *curve])
+            lines.append([f"{name} ({group})", *(synthetic.cell(run.srcc[name]) for run in runs), *curve])
     summary = [
-        ["mean SRCC over types", *([synthetic.cell(entry.before.mean)] if entry.before else []), entry.result.mean],
-        ["order within a type", *([entry.before.order_within] if entry.before else []), entry.result.order_within],
-        ["order across types", *([entry.before.order_across] if entry.before else []), entry.result.order_across],
+        ["mean SRCC over types", *(synthetic.cell(run.mean) for run in runs)],
+        ["order within a type", *(synthetic.cell(run.order_within) for run in runs)],
+        ["order across types", *(synthetic.cell(run.order_across) for run in runs)],
     ]
-    summary = [[c if isinstance(c, str) else synthetic.cell(c) for c in line] for line in summary]
     return {
         "title": entry.source,
         "picture": picture,

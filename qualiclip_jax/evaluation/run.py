@@ -136,13 +136,7 @@ def _judge(
             raise UserError(f"{title}: {error}") from None
 
     (scores, judgement), *others = [judged(c, t) for c, t in zip(contestants, (slug, f"{slug}, baseline"))]
-    longest = max(decode_size(rated_set.image_bytes(0), rated_set.ids[0]))
-    beside = [
-        entry
-        for name in (protocol.WHOLE, protocol.OFFICIAL_TEST)
-        for entry in literature.comparable(rated_set.name, name, longest)
-        if not rated_set.missing
-    ]
+    beside = _published(rated_set)
     if not others:
         return SetResult(rated_set, slug, scores, judgement, published=beside)
     before, baseline = others[0]
@@ -151,6 +145,15 @@ def _judge(
         for name in ("srcc", "plcc")
     ]
     return SetResult(rated_set, slug, scores, judgement, before, baseline, tests, beside)
+
+
+def _published(rated_set: RatedSet) -> list[literature.Published]:
+    """Published results that may stand beside ours."""
+    if rated_set.missing or rated_set.name not in {entry.dataset for entry in literature.TABLE}:
+        return []
+    longest = max(decode_size(rated_set.image_bytes(0), rated_set.ids[0]))
+    protocols = (protocol.WHOLE, protocol.OFFICIAL_TEST)
+    return [entry for name in protocols for entry in literature.comparable(rated_set.name, name, longest)]
 
 
 def _benchmark(

@@ -215,7 +215,8 @@ def _score_photo(
 @jax.jit
 def _degrade(crops: jax.Array, type_index: jax.Array, keys: jax.Array) -> jax.Array:
     pairs = jnp.broadcast_to(crops, (len(type_index), *crops.shape))
-    return degradations.degrade_pairs(pairs, type_index, keys)  # [B, 5, 2, crop, crop, 3]
+    degraded: jax.Array = degradations.degrade_pairs(pairs, type_index, keys)
+    return degraded  # [B, 5, 2, crop, crop, 3]
 
 
 @jax.jit

@@ -12,7 +12,7 @@ from scipy import stats
 
 from qualiclip_jax.data import rated
 from qualiclip_jax.errors import UserError
-from qualiclip_jax.evaluation import results
+from qualiclip_jax.evaluation import report, results
 from qualiclip_jax.evaluation.contestants import ScoresTable
 from qualiclip_jax.evaluation.run import evaluate
 
@@ -54,6 +54,15 @@ def test_a_set_may_be_loaded_and_lower_may_be_better(place):
     assert [entry.slug for entry in found.sets] == ["set", "set-2"]
     assert found.sets[0].judgement.whole.srcc == pytest.approx(-stats.spearmanr(a, mos).statistic, abs=1e-12)
     assert (found.baseline, found.note) == (None, "")
+
+
+def test_a_table_is_judged_though_an_image_is_damaged(place, tmp_path):
+    for index in range(N):
+        shutil.copy(place / f"{index}.png", tmp_path)
+    (tmp_path / "0.png").write_bytes(b"no image")
+    found = evaluate(place / "a.csv", [f"csv:{place}/set.csv@{tmp_path}"], baseline=None, resamples=0, splits=0)
+    report.write(found, tmp_path)
+    assert "0.png" in (tmp_path / "report.html").read_text()
 
 
 def test_a_table_cannot_take_the_synthetic_benchmark(place):
