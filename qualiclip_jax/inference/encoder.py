@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -33,6 +34,7 @@ class Encoder:
         self.compiled: set[Shape] = set()
         self.blank = 0
         self.compiling = False
+        self._called: set[tuple[Any, ...]] = set()
 
     @functools.cached_property
     def costs(self) -> Costs:
@@ -95,11 +97,7 @@ class Encoder:
         if batch.shape not in self.compiled:
             self.compiled.add(batch.shape)
             self.blank = 0
-            self.compiling = True
-        try:
-            return self._compiled_attributes(self._state, padded, None if self.config.position == "native" else sizes)
-        finally:
-            self.compiling = False
+        return self._call(self._compiled_attributes, padded, None if self.config.position == "native" else sizes)
 
     def score_in_tiles(self, image: np.ndarray, tile_pixels: float | None = None) -> np.ndarray:
         """Scores one huge image.
@@ -124,11 +122,21 @@ class Encoder:
                 source = image[row.start : row.start + row.length, column.start : column.start + column.length]
                 tile[0, : row.length, : column.length] = source
                 size = np.array([[row.length, column.length]], np.int32)
-                seen = np.asarray(self._compiled_tokens(self._state, tile, size))
+                seen = np.asarray(self._call(self._compiled_tokens, tile, size))
                 kept = (_kept(row), _kept(column))
                 tokens[0, row.first : row.last, column.first : column.last] = seen[0, *kept]
         size = np.array([[height // tiles.STRIDE, width // tiles.STRIDE]], np.int32)
-        return np.asarray(self._compiled_pool(self._state, tokens, size))
+        return np.asarray(self._call(self._compiled_pool, tokens, size))
+
+    def _call(self, function: Callable[..., jax.Array], images: np.ndarray, sizes: np.ndarray | None) -> jax.Array:
+        """Calls a compiled function, and tells meanwhile whether it must be compiled first."""
+        kind = (function, images.shape, images.dtype)
+        self.compiling = kind not in self._called
+        self._called.add(kind)
+        try:
+            return function(self._state, images, sizes)
+        finally:
+            self.compiling = False
 
     @functools.cached_property
     def _compiled_attributes(self):

@@ -225,7 +225,7 @@ class Table:
         return sorted(self._file.parent.glob(pattern), key=lambda path: path.stat().st_mtime_ns)
 
     def _rows(self, journal: Path) -> list[Row]:
-        return [self._to_row(record) for record in storage.read_jsonl(journal) if isinstance(record, dict)]
+        return [self._to_row(record, journal) for record in storage.read_jsonl(journal) if isinstance(record, dict)]
 
     def _still_true(self, row: Row) -> bool:
         complete = row.score is not None and (row.attributes is not None or not self._with_attributes)
@@ -239,11 +239,11 @@ class Table:
         record |= {name: getattr(row, name) for name in ("width", "height", "bytes", "modified")}
         return record | {CHECKPOINT: self._checkpoint, "error": row.error}
 
-    def _to_row(self, record: formats.Record) -> Row:
-        other = record.get(CHECKPOINT)
+    def _to_row(self, record: formats.Record, journal: Path | None = None) -> Row:
+        where, other = journal or self.output, record.get(CHECKPOINT)
         if other != self._checkpoint:
             raise UserError(
-                f"{self.output} holds scores of another checkpoint ({other}, this one is {self._checkpoint}): "
+                f"{where} holds scores of another checkpoint ({other}, this one is {self._checkpoint}): "
                 "choose another --output, or remove it"
             )
         try:
@@ -253,7 +253,7 @@ class Table:
                 raise ValueError
         except (ValueError, TypeError):
             raise UserError(
-                f"{self.output} has been changed by hand ({formats.printable(str(record['path']))}): "
+                f"{where} has been changed by hand ({formats.printable(str(record.get('path')))}): "
                 "choose another --output, or remove it"
             ) from None
         return Row(**values, attributes=None if None in attributes else attributes)

@@ -142,7 +142,7 @@ def _bin(scores: Any, edges: np.ndarray) -> Any:
 
 def _chart(scores: np.ndarray, edges: np.ndarray) -> dict[str, Any]:
     """Where the parts of the histogram stand in its SVG, in px."""
-    left, width, top, foot = 44.0, 720.0, 20.0, 170.0
+    left, width, top, foot = 44.0, 720.0, 24.0, 174.0
     counts = np.bincount(_bin(scores, edges), minlength=len(edges) - 1)
     most, step = max(int(counts.max()), 1), (width - left - 10) / len(counts)
     every = max(1, len(counts) // 8)
@@ -164,7 +164,7 @@ def _chart(scores: np.ndarray, edges: np.ndarray) -> dict[str, Any]:
     ]
     return {
         "width": width,
-        "height": foot + 40,
+        "height": foot + 46,
         "left": left,
         "foot": foot,
         "middle": (left + width) / 2,

@@ -57,6 +57,22 @@ def test_one_compilation_a_shape_and_none_in_the_next_run(resnet, tmp_path):
     assert any((tmp_path / "cache" / "qualiclip_jax" / "compiled").iterdir())
 
 
+def test_tells_when_it_compiles(resnet, monkeypatch):
+    told = []
+
+    def compiled(state, images, sizes):
+        told.append(resnet.compiling)
+        return np.zeros((len(images), 3), np.float32)
+
+    monkeypatch.setitem(vars(resnet._encoder), "_compiled_attributes", compiled)
+    monkeypatch.setattr(resnet._encoder, "compiled", set())
+    images = [np.zeros((40, 40, 3), np.uint8), np.zeros((40, 40, 3), np.uint8), np.zeros((40, 40, 3), np.float32)]
+    for image in images:
+        resnet.score(image)
+    assert told == [True, False, True]
+    assert not resnet.compiling
+
+
 @pytest.mark.parametrize("kind", ["resnet", "vit"])
 def test_compiler_options_are_exact_here(kind, photos, request, monkeypatch):
     model = request.getfixturevalue(kind)
