@@ -29,10 +29,10 @@ def test_table_of_sets():
     page = (ROOT / "docs/datasets.md").read_text()
     rows = [line.strip("| ").split(" | ") for line in page.splitlines() if re.match(r"\| `\w+`.*\]\(http", line)]
     said = {}
-    for names, title, images, scale, *_ in rows:
+    for names, title, images, scale, *_, tried in rows:
         for name in re.findall(r"`(\w+)`", names):
-            said[name] = (re.search(r"\((http[^)]*)\)", title)[1], images, scale)
-    known = {s.name: (s.url, f"{s.images:,}", s.rated_text()) for s in IMAGE_SETS.values()}
+            said[name] = (re.search(r"\((http[^)]*)\)", title)[1], images, scale, tried == "real files")
+    known = {s.name: (s.url, f"{s.images:,}", s.rated_text(), s.tried_on_real_files) for s in IMAGE_SETS.values()}
     assert said == known
 
 

@@ -37,16 +37,18 @@ def _list(arguments: argparse.Namespace) -> None:
     from qualiclip_jax.data.builders import IMAGE_SETS
     from qualiclip_jax.data.prepare import status
 
-    lines = [("name", "images", "ratings", "prepared", "licence or terms")]
+    lines = [("name", "images", "ratings", "prepared", "tried on", "licence or terms")]
     for image_set in IMAGE_SETS.values():
         done = status(image_set, arguments.data_dir)
         state = "no" if done is None else "yes" if not done.missing else f"{done.images} of {image_set.images}"
-        lines.append((image_set.name, f"{image_set.images:,}", image_set.rated_text(), state, image_set.terms))
-    widths = [max(len(line[column]) for line in lines) for column in range(4)]
-    for name, images, ratings, state, terms in lines:
-        print(
-            f"{name:{widths[0]}}  {images:>{widths[1]}}  {ratings:{widths[2]}}  {state:{widths[3]}}  {terms}".rstrip()
-        )
+        tried = "real files" if image_set.tried_on_real_files else "miniatures"
+        lines.append((image_set.name, f"{image_set.images:,}", image_set.rated_text(), state, tried, image_set.terms))
+    widths = [max(len(line[column]) for line in lines) for column in range(5)]
+    for line in lines:
+        cells = [
+            cell.rjust(width) if k == 1 else cell.ljust(width) for k, (cell, width) in enumerate(zip(line, widths))
+        ]
+        print("  ".join([*cells, line[-1]]))
 
 
 def _prepare(arguments: argparse.Namespace) -> int:

@@ -72,7 +72,8 @@ def test_prepare_list_and_prepare_again(three, tmp_path, capsys):
     assert "10,073" in table["koniq10k"]
     assert "DMOS" in table["csiq"]
     assert " no " in table["agiqa3k"]
-    assert table["agiqa3k"].endswith("MIT")
+    assert table["agiqa3k"].endswith("real files  MIT")
+    assert "miniatures" in table["koniq10k"]
 
     assert run("prepare", "agiqa3k", "--manual-dir", tmp_path / "manual", *where) == 0
     assert "agiqa3k is prepared, 3 images" in capsys.readouterr().out
@@ -180,11 +181,12 @@ def test_damaged_prepared_set_says_to_prepare_again(three, tmp_path):
             rated.load("agiqa3k", tmp_path / "data")
 
 
-def test_order_is_kept_over_several_shards(tmp_path, monkeypatch):
+@pytest.mark.parametrize("at_once", [("_READ_AHEAD", 7), ("_READ_AHEAD_BYTES", 600)], ids=["images", "bytes"])
+def test_order_is_kept_over_several_shards(at_once, tmp_path, monkeypatch):
     from qualiclip_jax.data.builders import builder
 
     monkeypatch.setattr(builder, "_IMAGES_A_SHARD", 25)
-    monkeypatch.setattr(builder, "_READ_AHEAD", 7)
+    monkeypatch.setattr(builder, *at_once)
     names = [f"{n * 7919 % 60}.png" for n in range(60)]
     for name in names:
         picture(tmp_path / "manual" / name)

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import tifffile
-from makers import Page, bmp, png, tiff
 from PIL import Image
 
 from qualiclip_jax.images import ImageError, decode_image, decode_size
+from tests.images.makers import Page, bmp, png, tiff
 
 GREY, RGB, CMYK = 1, 3, 4
 HEIGHT, WIDTH = 19, 37  # no multiples of a byte, a strip or a tile

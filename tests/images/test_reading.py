@@ -11,7 +11,6 @@ import zlib
 
 import numpy as np
 import pytest
-from makers import png
 from PIL import AvifImagePlugin, Image
 
 from qualiclip_jax.images import (
@@ -23,6 +22,7 @@ from qualiclip_jax.images import (
     read_size,
     write_image,
 )
+from tests.images.makers import png
 
 LOSSLESS = {"PNG": {}, "BMP": {}, "TIFF": {"compression": "tiff_lzw"}, "WEBP": {"lossless": True}}
 LOSSY = {"JPEG": {"quality": 98, "subsampling": 0}, "AVIF": {"quality": 98}}
@@ -72,12 +72,12 @@ def test_lossy_formats_come_close(format, pixels):
     assert np.abs(image.astype(int) - smooth).mean() < 2
 
 
-@pytest.mark.parametrize("format", ["GIF", "WEBP", "PNG", "TIFF"])
+@pytest.mark.parametrize("format", ["GIF", "WEBP", "PNG", "TIFF", "MPO"])
 def test_the_first_frame_of_several(format):
     frames = [Image.new("RGB", (40, 40), color) for color in ("#ff0000", "#00ff00", "#0000ff")]
     options = {"lossless": True} if format == "WEBP" else {}
     image = decode_image(encoded(frames[0], format, save_all=True, append_images=frames[1:], **options))
-    np.testing.assert_array_equal(image, np.array(frames[0]))
+    np.testing.assert_allclose(image, np.array(frames[0]), atol=1 if format == "MPO" else 0)  # several JPEG images
 
 
 @pytest.mark.parametrize("tag", range(1, 9))

@@ -2,28 +2,33 @@
 
 import contextlib
 import dataclasses
-import io
 import os
 import re
 import tarfile
 import threading
-import warnings
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from qualiclip_jax import tabular
+from qualiclip_jax.data.builders.label_files import mat_variables, read_member, sheet_rows
 from qualiclip_jax.errors import UserError
 from qualiclip_jax.images import IMAGE_EXTENSIONS, is_system_folder, walk
+from qualiclip_jax.images.error import first_line
 
+T = TypeVar("T")
 _UNREADABLE = (".rar", ".7z", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".zip.001", ".z01")
+
+
+MOST_BYTES = 64 << 20  # of an unpacked file; the largest one of any published set is a third of it
 
 
 @dataclasses.dataclass(frozen=True)
 class _Entry:
     path: str  # with "/", below the manual directory; inside an archive its path goes on
-    read: Callable[[], bytes]
+    size: Callable[[], int]  # bytes, unpacked, as its archive declares them
+    read: Callable[[], bytes]  # no more bytes than that
     packed: bool
 
 
@@ -45,7 +50,7 @@ class Archive:
       UserError: no such folder.
     """
 
-    def __init__(self, root: str | os.PathLike):
+    def __init__(self, root: str | os.PathLike[str]):
         self.root = Path(root)
         if not self.root.is_dir():
             raise UserError(f"{root}: no such folder")
@@ -75,7 +80,7 @@ class Archive:
         elif name.lower().endswith(".tar"):
             self._add_tar(path, name)
         else:
-            self._index(_Entry(name, path.read_bytes, packed=False))
+            self._index(_Entry(name, lambda: path.stat().st_size, path.read_bytes, packed=False))
 
     def _add_zip(self, path: Path, name: str) -> None:
         try:
@@ -83,9 +88,12 @@ class Archive:
         except (OSError, zipfile.BadZipFile) as error:
             self._unreadable.append(f"{name} is not a whole zip file ({error}): download it again, or extract it")
             return
-        for member in file.infolist():
-            if not member.is_dir():
-                self._index(_Entry(f"{name}/{member.filename}", lambda m=member: file.read(m), packed=True))
+
+        def entry(member: zipfile.ZipInfo) -> _Entry:
+            inner = f"{name}/{member.filename}"
+            return _Entry(inner, lambda: member.file_size, lambda: read_member(file, member), packed=True)
+
+        self._index(*(entry(member) for member in file.infolist() if not member.is_dir()))
 
     def _add_tar(self, path: Path, name: str) -> None:
         try:
@@ -98,15 +106,22 @@ class Archive:
 
         def read(member: tarfile.TarInfo) -> bytes:
             with lock:
-                return file.extractfile(member).read()
+                content = file.extractfile(member)
+                return content.read() if content else b""
 
-        for member in members:
-            if member.isfile():
-                self._index(_Entry(f"{name}/{member.name}", lambda m=member: read(m), packed=True))
+        def entry(member: tarfile.TarInfo) -> _Entry:
+            return _Entry(f"{name}/{member.name}", lambda: member.size, lambda: read(member), packed=True)
 
-    def _index(self, entry: _Entry) -> None:
-        if not any(part != "." and is_system_folder(part) for part in entry.path.split("/")):
-            self._entries.setdefault(entry.path.rpartition("/")[2].lower(), []).append(entry)
+        self._index(*(entry(member) for member in members if member.isfile()))
+
+    def _index(self, *entries: _Entry) -> None:
+        for entry in entries:
+            if any(part != "." and is_system_folder(part) for part in entry.path.split("/")):
+                continue
+            name = entry.path.rpartition("/")[2].lower()
+            if name.endswith((*_UNREADABLE, ".zip", ".tar")):
+                self._unreadable.append(f"{entry.path} is packed twice: extract the outer one first")
+            self._entries.setdefault(name, []).append(entry)
 
     def __contains__(self, path: str) -> bool:
         return bool(self._matches(path))
@@ -147,15 +162,37 @@ class Archive:
         """
         return self._find(path).path
 
+    def size(self, path: str) -> int:
+        """Bytes of the file that `path` names, unpacked.
+
+        Raises:
+          UserError: as `read`, as far as that is known without reading.
+        """
+        entry = self._find(path)
+        with self._errors_of(entry):
+            size = entry.size()
+        if size > MOST_BYTES:
+            raise UserError(
+                f"{self.root / entry.path}: would unpack to {size / 1e6:,.0f} MB, "
+                "far more than any file of these sets: taken for a decompression bomb"
+            )
+        return size
+
     def read(self, path: str) -> bytes:
         """The bytes of the file whose path ends in `path`; may be called from several threads.
 
         Raises:
-          UserError: no such file, several that could be meant, or damaged inside its archive.
+          UserError: no such file, several that could be meant, damaged inside its archive, or too large.
         """
+        self.size(path)
         entry = self._find(path)
-        try:
+        with self._errors_of(entry):
             return entry.read()
+
+    @contextlib.contextmanager
+    def _errors_of(self, entry: _Entry) -> Iterator[None]:
+        try:
+            yield
         except (OSError, EOFError, zipfile.BadZipFile, tarfile.TarError, NotImplementedError, RuntimeError) as error:
             raise UserError(f"{self.root / entry.path}: cannot be read ({error})") from None
 
@@ -189,37 +226,34 @@ class Archive:
         for index, fields in enumerate(zip(*(table.labels(name.lower()) for name in columns))):
             yield table.where(index), dict(zip(columns, fields))
 
-    def sheet(self, path: str, columns: tuple[str, ...], sheet: str | None = None) -> Iterator[tuple[str, dict]]:
+    def sheet(
+        self, path: str, columns: tuple[str, ...], sheet: str | None = None
+    ) -> Iterator[tuple[str, dict[str, Any]]]:
         """Like `rows`, for an Excel workbook: its first sheet or the one named, below the row that has `columns`."""
-        import openpyxl
-
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of styles it does not know
-                book = openpyxl.load_workbook(io.BytesIO(self._read_labels(path)), read_only=True, data_only=True)
-                table = list((book[sheet] if sheet else book.worksheets[0]).iter_rows(values_only=True))
-        except UserError:
-            raise
-        except Exception as error:  # damaged files make openpyxl raise nearly every class there is
-            raise UserError(f"{self.locate(path)}: cannot be read as an Excel workbook ({error})") from None
-        heads = [n for n, row in enumerate(table) if set(columns) <= set(row)]
-        if not heads:
-            self._check_columns(path, columns, [str(cell) for cell in table[0] if cell is not None] if table else [])
-        for number, row in enumerate(table[heads[0] + 1 :], heads[0] + 2):
-            cells = dict(zip(table[heads[0]], row))
-            if cells[columns[0]] is not None:
+        above: list[Any] = []  # the first row, of a sheet that turns out to lack the columns
+        names: tuple[Any, ...] | None = None
+        for number, row in enumerate(self._parsed(path, "an Excel workbook", sheet_rows, sheet), 1):
+            if names is None:
+                names = row if set(columns) <= set(row) else None
+                above = above or [str(cell) for cell in row if cell is not None]
+            elif (cells := dict(zip(names, row)))[columns[0]] is not None:
                 yield f"{self.locate(path)}, row {number}", cells
+        if names is None:
+            self._check_columns(path, columns, above)
 
     def mat(self, path: str, variables: tuple[str, ...]) -> list[Any]:
         """The named variables of a MATLAB file, each flat: numbers as an array, cells as a list of strings."""
-        import scipy.io
-
-        try:
-            content = scipy.io.loadmat(io.BytesIO(self._read_labels(path)), squeeze_me=True)
-        except Exception as error:  # damaged files make scipy raise nearly every class there is
-            raise UserError(f"{self.locate(path)}: cannot be read as a MATLAB file ({error})") from None
-        self._check_columns(path, variables, [name for name in content if not name.startswith("__")])
+        content = dict(self._parsed(path, "a MATLAB file", mat_variables, variables))
+        self._check_columns(path, variables, list(content))
         return [content[name].reshape(-1) for name in variables]
+
+    def _parsed(self, path: str, kind: str, parse: Callable[..., Iterable[T]], *arguments: Any) -> Iterator[T]:
+        """What `parse` makes of a label file; damaged files make other libraries raise nearly every class there is."""
+        data = self._read_labels(path)
+        try:
+            yield from parse(data, *arguments)
+        except Exception as error:
+            raise UserError(f"{self.locate(path)}: cannot be read as {kind} ({first_line(error)})") from None
 
     def _check_columns(self, path: str, needed: tuple[str, ...], there: list[str]) -> None:
         missing = [name for name in needed if name not in there]

@@ -6,6 +6,7 @@ The result is an ordinary tfds data set: `tfds.builder("koniq10k").as_data_sourc
 
 import contextlib
 import io
+import os
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +20,8 @@ from qualiclip_jax.errors import UserError
 from qualiclip_jax.images import ImageError, decode_image
 from qualiclip_jax.progress import Progress
 
-_READ_AHEAD = 64  # images read, decoded and written at a time
+_READ_AHEAD, _READ_AHEAD_BYTES = 64, 256 << 20  # images and their bytes, read, decoded and written at a time
+_MOST_PIXELS = 64 * 10**6  # of an image; phones whose photographs are in these sets reach 40
 _IMAGES_A_SHARD = 2000
 _SHOWN = 3  # of the files that are wrong, how many an error names
 
@@ -51,15 +53,14 @@ def build(image_set: ImageSet, archive: Archive, folder: Path, allow_missing: bo
     info = _dataset_info(image_set, folder)
     writer = tfds.core.SequentialWriter(info, _IMAGES_A_SHARD, file_format="array_record")
     writer.initialize_splits([image_set.tfds_split])
-    kept, unreadable = [], []
+    kept: list[Record] = []
+    unreadable: list[str] = []
     for images in _read_images(archive, records, f"preparing {image_set.name}"):
         unreadable += [f"cannot read {r.image} ({i.reason})" for r, i in images if isinstance(i, ImageError)]
-        images = [(record, image) for record, image in images if not isinstance(image, ImageError)]
+        whole = [(record, image) for record, image in images if isinstance(image, bytes)]
         with _write_errors():
-            writer.add_examples(
-                {image_set.tfds_split: [_example(image_set, record, image) for record, image in images]}
-            )
-        kept += [record for record, _ in images]
+            writer.add_examples({image_set.tfds_split: [_example(image_set, *pair) for pair in whole]})
+        kept += [record for record, _ in whole]
     if unreadable and not allow_missing:
         raise UserError(_complaint(image_set, unreadable, archive))
     if not kept:
@@ -174,31 +175,49 @@ def _read_images(
     def read(record: Record) -> bytes | ImageError:
         try:
             data = archive.read(record.image)
-            decode_image(data, record.image)
+            decode_image(data, record.image, _MOST_PIXELS)
         except ImageError as error:
             return error
         except UserError as error:
             return ImageError(record.image, str(error))
         return data
 
-    with ThreadPoolExecutor() as pool, Progress(len(records), title, "image") as progress:
-        for start in range(0, len(records), _READ_AHEAD):
-            some = records[start : start + _READ_AHEAD]
+    with ThreadPoolExecutor(os.cpu_count()) as pool, Progress(len(records), title, "image") as progress:
+        for some in _batches(archive, records):
             yield list(zip(some, pool.map(read, some)))
             progress.advance(len(some))
 
 
+def _batches(archive: Archive, records: list[Record]) -> Iterator[list[Record]]:
+    """The records, so many at a time that their image files do not fill the memory."""
+    batch: list[Record] = []
+    left = _READ_AHEAD_BYTES
+    for record in records:
+        try:
+            size = archive.size(record.image)
+        except UserError:
+            size = 0  # reading it says what is wrong
+        if batch and (len(batch) == _READ_AHEAD or size > left):
+            yield batch
+            batch, left = [], _READ_AHEAD_BYTES
+        batch.append(record)
+        left -= size
+    if batch:
+        yield batch
+
+
 def _metadata(image_set: ImageSet, records: list[Record], missing: int, label_files: list[str]) -> dict[str, Any]:
-    def column(field: str) -> list | None:
+    def column(field: str) -> list[Any] | None:
         values = [getattr(record, field) for record in records]
         return None if all(value is None for value in values) else values
 
-    labels: dict[str, list | None] = {"id": [record.image for record in records]}
+    labels: dict[str, list[Any] | None] = {"id": [record.image for record in records]}
     scale = image_set.scale
     if image_set.rated:
-        labels["mos"] = [image_set.to_mos(record.mos) for record in records]
+        mos = [image_set.to_mos(record.mos) for record in records]
+        labels["mos"] = mos
         labels |= {field: column(field) for field in ("mos_std", "distortion", "level", "reference", "split")}
-        scale = scale or (min(labels["mos"]), max(labels["mos"]))
+        scale = scale or (min(mos), max(mos))
     facts = {"title": image_set.title, "url": image_set.url, "terms": image_set.terms, "images": image_set.images}
     facts |= {"scale": scale, "higher_is_better": image_set.higher_is_better, "label_files": label_files}
     return {"labels": labels, "missing": missing, "source": facts}

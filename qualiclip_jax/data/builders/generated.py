@@ -54,4 +54,5 @@ AGIQA3K = ImageSet(
     citation="Li et al., AGIQA-3K: An Open Database for AI-Generated Image Quality Assessment, IEEE TCSVT 2023",
     read=_read_agiqa3k,
     note="The perceptual quality (mos_quality), not the alignment with the prompt.",
+    tried_on_real_files=True,
 )

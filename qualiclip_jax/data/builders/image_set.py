@@ -50,6 +50,7 @@ class ImageSet:
       rated: whether there are ratings.
       unrated: regular expression of the names of images that lie among the rated ones and have no rating.
       note: what users should know about how the ratings are read; one or two sentences.
+      tried_on_real_files: whether the authors' own files have been read; otherwise only miniatures of the same layout.
     """
 
     name: str
@@ -65,6 +66,7 @@ class ImageSet:
     rated: bool = True
     unrated: str = ""
     note: str = ""
+    tried_on_real_files: bool = False
 
     @property
     def tfds_split(self) -> str:
@@ -82,9 +84,14 @@ class ImageSet:
         """One line: where to get the archive, under which terms."""
         return f"{self.title}: download {self.archives} from {self.url} ({self.terms})"
 
-    def to_mos(self, rating: float) -> float:
-        """Turns a published rating into one where higher is better: a DMOS is mirrored within its scale."""
-        if self.higher_is_better:
+    def to_mos(self, rating: float | None) -> float:
+        """Turns a published rating into one where higher is better; NaN if there is none.
+
+        A DMOS is mirrored within its scale.
+        """
+        if rating is None:
+            return math.nan
+        if self.higher_is_better or self.scale is None:
             return rating
         low, high = self.scale
         return low + high - rating

@@ -1,13 +1,20 @@
 """Files found wherever the user put them."""
 
+import io
+import os
+import struct
+import tarfile
 import zipfile
+import zlib
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
 from qualiclip_jax.data.builders.archive import Archive
 from qualiclip_jax.errors import UserError
 from tests.data.builders.miniatures import workbook
+from tests.memory import growth
 
 
 def write(path, data):
@@ -122,3 +129,84 @@ def test_table_with_a_quotation_mark_that_is_never_closed(tmp_path):
     write(tmp_path / "a.csv", b'name,mos\n1.png,"3\n' + b"2.png,3\n" * 20_000)
     with Archive(tmp_path) as archive, pytest.raises(UserError, match=r"a.csv, line \d+: field larger than"):
         list(archive.rows("a.csv", ("name", "mos")))
+
+
+def test_archives_inside_archives_are_named_where_a_file_is_missing(tmp_path):
+    with zipfile.ZipFile(tmp_path / "outer.zip", "w") as file:
+        file.writestr("inner.zip", b"PK")
+    with Archive(tmp_path) as archive, pytest.raises(UserError, match="outer.zip/inner.zip is packed twice: extract"):
+        archive.read("labels.csv")
+
+
+def test_folders_that_cannot_be_read_are_named_where_a_file_is_missing(tmp_path, monkeypatch):
+    def unreadable(path):
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr(os, "scandir", unreadable)
+    with Archive(tmp_path) as archive, pytest.raises(UserError, match="no a.csv .*cannot be read .Permission denied"):
+        archive.read("a.csv")
+
+
+def zip_of_zeros(path: Path, name: str, size: int) -> None:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as file, file.open(name, "w") as member:
+        for _ in range(size >> 20):
+            member.write(bytes(1 << 20))
+
+
+def test_bombs_take_no_memory(tmp_path):
+    """80 MiB of zeros, packed in every way; files that say less than they hold; a list that says more."""
+    size = 80 << 20
+    zip_of_zeros(tmp_path / "a.zip", "a.csv", size)
+    with zipfile.ZipFile(tmp_path / "b.zip", "w", zipfile.ZIP_LZMA) as file:
+        file.writestr("b.csv", bytes(100))
+    zip_of_zeros(tmp_path / "c.zip", "c.csv", size)
+    liar = tmp_path / "c.zip"
+    liar.write_bytes(liar.read_bytes().replace(struct.pack("<I", size), struct.pack("<I", 10)))
+    with tarfile.open(tmp_path / "d.tar", "w", format=tarfile.PAX_FORMAT) as tar:
+        sparse = tarfile.TarInfo("d.csv")
+        sparse.pax_headers = {"GNU.sparse.map": "0,10", "GNU.sparse.size": str(size)}
+        sparse.size = 10
+        tar.addfile(sparse, io.BytesIO(bytes(10)))
+    zip_of_zeros(tmp_path / "e.xlsx", "xl/worksheets/sheet1.xml", size)
+    deflate = zlib.compressobj(1)
+    data = b"".join(deflate.compress(bytes(1 << 20)) for _ in range(size >> 20)) + deflate.flush()
+    header = b"MATLAB 5.0".ljust(124) + struct.pack("<H2s", 0x0100, b"IM")
+    write(tmp_path / "f.mat", header + struct.pack("<II", 15, len(data)) + data)
+    write(tmp_path / "g.mat", header + struct.pack("<II", 15, len(_huge_cell())) + _huge_cell())
+    with open(tmp_path / "h.csv", "wb") as file:
+        file.truncate(size)
+
+    setup = f"""
+import openpyxl, scipy.io
+from qualiclip_jax.data.builders.archive import Archive
+from qualiclip_jax.errors import UserError
+archive = Archive({str(tmp_path)!r})
+def call(name):
+    try:
+        if name.endswith("xlsx"):
+            return len(list(archive.sheet(name, ("a",))))
+        return len(archive.mat(name, ("a",)) if name.endswith("mat") else archive.read(name))
+    except UserError as error:
+        return error
+"""
+    expected = {
+        "a.csv": "would unpack to 84 MB",
+        "b.csv": "another method than deflate",
+        "c.csv": "Bad CRC-32",
+        "d.csv": "would unpack to 84 MB",
+        "e.xlsx": "would unpack to more than",
+        "f.mat": "would unpack to more than",
+        "g.mat": "would unpack to more than",
+        "h.csv": "would unpack to 84 MB",
+    }
+    for (name, words), (mebibytes, said) in zip(expected.items(), growth(setup, list(expected)), strict=True):
+        assert words in said, (name, said)
+        assert mebibytes <= (64 if name == "f.mat" else 4), (name, mebibytes)
+
+
+def _huge_cell() -> bytes:
+    """A compressed variable that claims to be a list of a thousand million strings."""
+    flags = struct.pack("<IIII", 6, 8, 1, 0)
+    shape = struct.pack("<IIii", 5, 8, 1, 10**9)
+    matrix = flags + shape + struct.pack("<HH4s", 1, 1, b"a")
+    return zlib.compress(struct.pack("<II", 14, len(matrix)) + matrix)
