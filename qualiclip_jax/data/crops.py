@@ -9,6 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from qualiclip_jax.data.detail import detail_of_crops
+
+CANDIDATES = 32  # pairs that `draw_pair` chooses from by their detail
 _LANCZOS_SUPPORT = 3  # of the kernel, in px of the smaller image
 
 
@@ -35,34 +38,47 @@ def draw_pair(
     min_overlap: float = 0.5,
     scale_range: tuple[float, float] = (1.0, 1.0),
     flip: bool = True,
+    detail: float = 0.0,
+    maps: tuple[np.ndarray, ...] = (),
 ) -> Pair:
     """Draws a resize factor, two crops of `crop_size` px a side that overlap, and a flip.
 
     On each axis the first crop lies anywhere in the photo, and the second anywhere within reach of it: the common part
-    of the two is at least `min_overlap` of the side.
+    of the two is at least `min_overlap` of the side. With `detail`, the pair is drawn from 32 such pairs, with
+    probabilities that go with the detail of the poorer crop.
 
     Args:
-      rng: the only source of randomness; always six numbers are drawn from it.
+      rng: the only source of randomness; six numbers are drawn from it, and with `detail` 125 more.
       size: (height, width) of the photo.
       crop_size: side of the crops in px.
       min_overlap: in [0, 1], share of the side on each axis.
       scale_range: (low, high) of the uniform resize factor, in (0, 1]. Factors too small for the crop to fit are left
         out of the range; a photo smaller than the crop is enlarged just enough.
       flip: whether to mirror half of the pairs.
+      detail: exponent of the detail, >= 0; 0 draws crops anywhere.
+      maps: of `detail.detail_maps`, if `detail` is not 0.
     """
     factor, *uniform, coin = rng.random(6).tolist()
     low, high = (max(bound, crop_size / min(size)) for bound in scale_range)
     factor = low + (high - low) * factor
     new_size = tuple(max(crop_size, round(side * factor)) for side in size)
     reach = math.floor(crop_size * (1 - min_overlap) + 1e-9)
-    corners = []
-    for side, u, v in zip(new_size, uniform[:2], uniform[2:]):
-        last = side - crop_size
-        first = int(u * (last + 1))
-        nearest, farthest = max(0, first - reach), min(last, first + reach)
-        corners.append((first, nearest + int(v * (farthest - nearest + 1))))
-    (y1, y2), (x1, x2) = corners
-    return Pair(new_size, ((y1, x1), (y2, x2)), flip and coin < 0.5)
+
+    def corners_at(uniform: np.ndarray) -> np.ndarray:
+        """Corners int [N, crop, axis] from uniform numbers [N, 4]: first y, first x, second y, second x."""
+        u, v = uniform[:, :2], uniform[:, 2:]
+        last = np.array(new_size) - crop_size
+        first = (u * (last + 1)).astype(int)
+        nearest, farthest = np.maximum(first - reach, 0), np.minimum(first + reach, last)
+        return np.stack([first, nearest + (v * (farthest - nearest + 1)).astype(int)], axis=1)
+
+    corners = corners_at(np.array([uniform]))
+    if detail:
+        corners = np.concatenate([corners, corners_at(rng.random((CANDIDATES - 1, 4)))])
+        seen = detail_of_crops(maps, size, new_size, corners, crop_size).min(1)
+        shares = np.cumsum((seen / seen.max()) ** detail)
+        corners = corners[np.searchsorted(shares, rng.random() * shares[-1], side="right")][None]
+    return Pair(new_size, tuple(tuple(corner) for corner in corners[0].tolist()), flip and coin < 0.5)
 
 
 def cut_pair(photo: np.ndarray, pair: Pair, crop_size: int) -> np.ndarray:

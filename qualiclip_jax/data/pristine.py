@@ -6,6 +6,7 @@ which shows every photo once, in an order of its own. Step s of the training use
 """
 
 import logging
+import math
 import os
 import sys
 import threading
@@ -17,6 +18,7 @@ import numpy as np
 from PIL import Image
 
 from qualiclip_jax.data.crops import Pair, cut_pair, draw_pair
+from qualiclip_jax.data.detail import detail_maps
 from qualiclip_jax.data.sources import Source, open_source
 from qualiclip_jax.errors import UserError
 from qualiclip_jax.images import ImageError
@@ -24,6 +26,7 @@ from qualiclip_jax.images import ImageError
 __all__ = ["CropPairs", "crop_pairs", "open_source", "photos", "require_large_enough"]
 
 MAX_CORRUPT = 0.05  # share of the photos tried that may fail to decode
+MAPS_MB = 64  # of detail maps kept; that of a photo of 12 MP takes 0.06
 JUDGED_AFTER = 100  # photos to try before that share is judged; until then, failures are held against all photos
 
 _log = logging.getLogger(__name__)
@@ -41,6 +44,7 @@ def crop_pairs(
     min_overlap: float = 0.5,
     scale_range: tuple[float, float] = (1.0, 1.0),
     flip: bool = True,
+    detail: float = 0.0,
     small: str = "enlarge",
     threads: int | None = None,
     prefetch: int = 2,
@@ -63,6 +67,7 @@ def crop_pairs(
       min_overlap: in [0, 1]: the crops overlap by at least this share of the side, on each axis.
       scale_range: each photo is first shrunk by a factor uniform in (low, high), in (0, 1], where the crop still fits.
       flip: mirror half of the pairs, both crops together.
+      detail: exponent of the detail by which crops are drawn, see `draw_pair`; 0 draws them anywhere.
       small: what becomes of photos smaller than the crop: "enlarge" (Lanczos, just enough) or "skip". At least one
         must be as large.
       threads: that decode; None is one for each core this process may use, 16 at most.
@@ -81,10 +86,12 @@ def crop_pairs(
     """
     if not 0 <= process_index < process_count or start_step < 0:
         raise ValueError(f"process {process_index} of {process_count}, from step {start_step}")
-    _check_fields(batch_size, crop_size, seed, process_count, min_overlap, scale_range, small)
+    _check_fields(batch_size, crop_size, seed, process_count, min_overlap, scale_range, detail, small)
     require_large_enough(source, crop_size)
     threads = threads or min(16, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
-    draw = partial(draw_pair, crop_size=crop_size, min_overlap=min_overlap, scale_range=scale_range, flip=flip)
+    draw = partial(
+        draw_pair, crop_size=crop_size, min_overlap=min_overlap, scale_range=scale_range, flip=flip, detail=detail
+    )
     library = Library(source, crop_size=crop_size, small=small, cache_mb=cache_mb, warn=warn)
 
     share = batch_size // process_count
@@ -94,8 +101,8 @@ def crop_pairs(
         position = step * batch_size + process_index * share + row
         rng = np.random.Generator(np.random.Philox(key=np.array([seed, position], np.uint64)))
         epoch, turn = divmod(position, len(source))
-        photo = library.usable(int(_order(len(source), seed, epoch)[turn]), rng)
-        pair: Pair = draw(rng, photo.shape[:2])
+        index, photo = library.usable(int(_order(len(source), seed, epoch)[turn]), rng)
+        pair: Pair = draw(rng, photo.shape[:2], maps=library.maps(index, photo) if detail else ())
         return {"crops": cut_pair(photo, pair, crop_size), "example": np.uint32(position % 2**32)}
 
     batches = (
@@ -152,6 +159,8 @@ class Library:
         self._lock = threading.Lock()
         self._cache: dict[int, np.ndarray] = {}
         self._cache_left = cache_mb * 1e6  # bytes
+        self._maps: dict[int, tuple[np.ndarray, ...]] = {}
+        self._maps_left = MAPS_MB * 1e6
 
     @property
     def counters(self) -> dict[str, int]:
@@ -163,16 +172,28 @@ class Library:
             "skipped": count(_SKIPPED),
         }
 
-    def usable(self, index: int, rng: np.random.Generator) -> np.ndarray:
-        """Photo `index`, uint8 [H, W, 3], or where it is of no use the first good one that `rng` draws."""
+    def usable(self, index: int, rng: np.random.Generator) -> tuple[int, np.ndarray]:
+        """The index and photo uint8 [H, W, 3] that was asked for, or if it is of no use the first good one drawn."""
         while True:
             photo = self._cache.get(index)
             if photo is None and self._notes[index] in (_UNTRIED, _USED, _ENLARGED):
                 photo = self._read(index)
             if photo is not None:
-                return photo
+                return index, photo
             self._judge()
             index = int(rng.integers(len(self._notes)))
+
+    def maps(self, index: int, photo: np.ndarray) -> tuple[np.ndarray, ...]:
+        """The detail maps of a photo, kept for the next time while there is room."""
+        maps = self._maps.get(index)
+        if maps is None:
+            maps = detail_maps(photo)
+            size = sum(x.nbytes for x in maps)
+            with self._lock:
+                if index not in self._maps and size <= self._maps_left:
+                    self._maps[index] = maps
+                    self._maps_left -= size
+        return maps
 
     def _read(self, index: int) -> np.ndarray | None:
         problem = photo = None
@@ -252,7 +273,7 @@ def _order(count: int, seed: int, epoch: int) -> np.ndarray:
     return np.random.Generator(np.random.Philox(key=np.array([seed, 2**63 + epoch], np.uint64))).permutation(count)
 
 
-def _check_fields(batch_size, crop_size, seed, process_count, min_overlap, scale_range, small) -> None:
+def _check_fields(batch_size, crop_size, seed, process_count, min_overlap, scale_range, detail, small) -> None:
     low, high = scale_range
     for field, value, fine, expected in (
         ("batch_size", batch_size, batch_size >= 1, "a positive number"),
@@ -261,6 +282,7 @@ def _check_fields(batch_size, crop_size, seed, process_count, min_overlap, scale
         ("data.crop_size", crop_size, crop_size >= 1, "a positive number of px"),
         ("data.min_overlap", min_overlap, 0 <= min_overlap <= 1, "between 0 and 1"),
         ("data.scale_range", scale_range, 0 < low <= high <= 1, "(low, high) with 0 < low <= high <= 1"),
+        ("data.detail", detail, 0 <= detail < math.inf, "0 or greater"),
         ("data.small_images", small, small in ("enlarge", "skip"), "'enlarge' or 'skip'"),
     ):
         if not fine:

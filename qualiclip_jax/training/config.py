@@ -42,6 +42,7 @@ def default_config() -> ConfigDict:
     c.data.crop_size = 224  # pixels
     c.data.min_overlap = 0.5  # of the crop's side, in each axis
     c.data.scale_range = (1.0, 1.0)  # each photo is first shrunk by a factor drawn from this range
+    c.data.detail = 0.0  # above 0: crops are drawn by this power of the detail in them, 1 or 2; 0 is anywhere
     c.data.flip = True  # both crops together, with probability 1/2
     c.data.small_images = "enlarge"  # or "skip": photos smaller than the crop
     c.data.cache_mb = 256.0  # of decoded photos kept in memory, each process

@@ -91,6 +91,7 @@ def _open_batches(config: ConfigDict, source: pristine.Source, step: int) -> pri
         min_overlap=config.data.min_overlap,
         scale_range=tuple(config.data.scale_range),
         flip=config.data.flip,
+        detail=config.data.detail,
         small=config.data.small_images,
         threads=config.data.threads or None,
         cache_mb=config.data.cache_mb,

@@ -65,6 +65,15 @@ def test_scale_is_spread_over_what_the_crop_allows():
     assert share.min() > 0.2 * len(heights)
 
 
+def test_numbers_drawn_stay_what_they_were():
+    pairs = [draw_pair(np.random.default_rng(i), (400, 700), crop_size=96, scale_range=(0.3, 1)) for i in range(3)]
+    assert pairs == [
+        Pair(size=(298, 522), corners=((54, 17), (7, 53)), flip=False),
+        Pair(size=(263, 461), corners=((159, 52), (165, 34)), flip=True),
+        Pair(size=(193, 338), corners=((29, 197), (7, 205)), flip=False),
+    ]
+
+
 @pytest.mark.parametrize(
     ("old", "new"),
     [((97, 141), (60, 88)), ((300, 200), (75, 50)), ((64, 80), (61, 77)), ((31, 47), (40, 61)), ((500, 37), (600, 45))],

@@ -10,6 +10,7 @@ from PIL import Image
 
 from qualiclip_jax.data import pristine
 from qualiclip_jax.data.crops import Pair, draw_pair
+from qualiclip_jax.data.detail import detail_maps
 from qualiclip_jax.data.pristine import crop_pairs, open_source, photos
 from qualiclip_jax.errors import UserError
 from qualiclip_jax.images import ImageError
@@ -109,8 +110,20 @@ def test_restart_goes_on_with_the_same_stream():
 
 
 @pytest.mark.parametrize("fields", [{"threads": 7}, {"cache_mb": 0}, {"prefetch": 9}])
-def test_threads_cache_and_prefetch_change_nothing(fields):
-    np.testing.assert_array_equal(stream(Memory(), 12, **fields)[0], stream(Memory(), 12, threads=1)[0])
+@pytest.mark.parametrize("detail", [0.0, 1.0])
+def test_threads_cache_and_prefetch_change_nothing(fields, detail):
+    expected = stream(Memory(), 12, threads=1, detail=detail)[0]
+    np.testing.assert_array_equal(stream(Memory(), 12, detail=detail, **fields)[0], expected)
+
+
+def test_detail_is_looked_up_once_a_photo(monkeypatch):
+    looked = []
+    monkeypatch.setattr(pristine, "detail_maps", lambda photo: looked.append(1) or detail_maps(photo))
+    crops = stream(Memory(), 23, detail=1.0, threads=1, cache_mb=0)[0]
+    assert len(looked) == COUNT
+    later = stream(Memory(), 16, start_step=7, detail=1.0)[0]
+    np.testing.assert_array_equal(later, crops[4 * 7 :])
+    assert not np.array_equal(crops, stream(Memory(), 23)[0])
 
 
 def test_cache_keeps_photos_up_to_its_limit():

@@ -113,6 +113,7 @@ def test_unlocked_configs_are_checked_field_by_field(tmp_path, change, message):
         ("data.scale_range", (0.5,)),
         ("data.small_images", "stretch"),
         ("data.threads", -1),
+        ("data.detail", -1.0),
         ("eval.max_photos", 0),
         ("loss.margin_rank", -0.1),
         ("loss.weight_positive", math.nan),
