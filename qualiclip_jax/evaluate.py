@@ -131,7 +131,11 @@ def _several(args: argparse.Namespace, datasets: Sequence[Any], options: dict[st
 
     found = []
     with storage.lock(_folder(args.out) / comparison.FILES[0]):
+        comparison.check(args.out)
         folders = [args.out / slug for slug in slugs(args.checkpoints)]
+        for folder in folders:  # refused before the work, not after it
+            with report.reserved(folder):
+                pass
         for one, folder in zip(comparison.evaluate_all(args.checkpoints, datasets, **options), folders):
             with report.reserved(folder):
                 print(f"{one.model['name']}: {report.write(one, folder)[-1]}")

@@ -2,7 +2,7 @@
 
 from qualiclip_jax.evaluation import comparison
 
-found = comparison.evaluate_all(["clip-iqa", "runs/vitb"], ["koniq10k", "clive"], cache="scores")
+found = list(comparison.evaluate_all(["clip-iqa", "runs/vitb"], ["koniq10k", "clive"], cache="scores"))
 print(comparison.text(found))
 """
 
@@ -63,7 +63,7 @@ def evaluate_all(
     if baseline is not None:
         against = as_contestant(models[0] if baseline == AUTO else baseline, cache)
     for index, model in enumerate(models):
-        one = against if baseline == AUTO and index == 0 else as_contestant(model, cache)
+        one = against if against and baseline == AUTO and index == 0 else as_contestant(model, cache)
         yield evaluate(one, sets, baseline=None if one is against else against, cache=cache, **options)
 
 
@@ -138,6 +138,13 @@ def _baseline(found: Sequence[Results]) -> str:
     return f"Baseline: {name}. " if name is not None else ""
 
 
+def check(folder: Path) -> None:
+    """Raises UserError if `write` would overwrite a file in the folder that is not of a comparison."""
+    there = [folder / name for name in FILES if (folder / name).exists()]
+    if there and not (there[0].name == FILES[0] and there[0].read_bytes().startswith(b'{\n  "comparison":')):
+        raise UserError(f"{there[0]} is not of a comparison: choose another folder")
+
+
 def write(found: Sequence[Results], folder: Path) -> list[Path]:
     """Writes the table as Markdown, and everything as JSON; each file whole or not at all.
 
@@ -146,11 +153,9 @@ def write(found: Sequence[Results], folder: Path) -> list[Path]:
       folder: where to; it exists.
 
     Raises:
-      UserError: a file of another kind is in the way.
+      UserError: as `check`.
     """
-    path = folder / FILES[0]
-    if path.exists() and not path.read_bytes().startswith(b'{\n  "comparison":'):
-        raise UserError(f"{path} is not of a comparison: choose another folder")
+    check(folder)
     page = f"# Comparison\n\n{results.to_markdown(*table(found))}\n\n{_baseline(found)}{LEGEND}\n"
     sources = sorted({row.source for _, i, name in _columns(found) for row in _published(found, i, name)})
     page += "".join(f"\n- {source}" for source in sources) + ("\n" if sources else "")

@@ -10,8 +10,8 @@ from scipy import stats
 
 from qualiclip_jax import cli, evaluate
 from qualiclip_jax.data import rated
-from qualiclip_jax.errors import UserError
 from qualiclip_jax.evaluation import comparison
+from qualiclip_jax.evaluation.run import slugs
 
 N = 40
 MOS = np.arange(N) + np.random.default_rng(0).normal(size=N)
@@ -61,16 +61,8 @@ def test_models_by_sets(place, monkeypatch):
 
 def test_the_command_compares(place, tmp_path, capsys):
     models = ",".join(str(place / f"{name}.csv") for name in ("good", "bad"))
-    command = [
-        "--checkpoint",
-        models,
-        "--dataset",
-        f"csv:{place}/set.csv",
-        "--out",
-        str(tmp_path),
-        "--resamples",
-        "100",
-    ]
+    command = ["--checkpoint", models, "--dataset", f"csv:{place}/set.csv", "--out", str(tmp_path)]
+    command += ["--resamples", "100"]
     assert cli.run(evaluate.main, command) == 0
     output = capsys.readouterr().out
     assert "Baseline: good. SRCC" in output
@@ -83,9 +75,17 @@ def test_the_command_compares(place, tmp_path, capsys):
     assert "Baseline:" not in capsys.readouterr().out
 
 
-def test_a_file_of_another_kind_is_left_alone(place, tmp_path):
-    (tmp_path / "comparison.json").write_text("mine")
-    found = list(comparison.evaluate_all([place / "good.csv"], [f"csv:{place}/set.csv"], baseline=None, resamples=0))
-    with pytest.raises(UserError, match="is not of a comparison"):
-        comparison.write(found, tmp_path)
-    assert (tmp_path / "comparison.json").read_text() == "mine"
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("comparison.json", "a comparison"), ("comparison.md", "a comparison"), ("{}/scores.csv", "an evaluation")],
+)
+def test_a_file_of_another_kind_is_left_alone(place, tmp_path, capsys, monkeypatch, name, kind):
+    file = tmp_path / name.format(slugs([str(place / "bad.csv")])[0])
+    file.parent.mkdir(exist_ok=True)
+    file.write_text("mine")
+    monkeypatch.setattr(comparison, "evaluate", lambda *_, **__: pytest.fail("refused after the work"))
+    models = f"{place}/good.csv,{place}/bad.csv"
+    command = ["--checkpoint", models, "--dataset", f"csv:{place}/set.csv", "--out", str(tmp_path)]
+    assert cli.run(evaluate.main, command) == cli.FAILED
+    assert f"{file.name} is not of {kind}" in capsys.readouterr().err
+    assert file.read_text() == "mine"
