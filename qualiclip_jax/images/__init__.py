@@ -6,8 +6,8 @@ does the reference implementation. All functions may be called from several thre
 """
 
 from qualiclip_jax.images.error import ImageError
-from qualiclip_jax.images.formats import FORMATS
 from qualiclip_jax.images.listing import IMAGE_EXTENSIONS, is_system_folder, list_images, walk
+from qualiclip_jax.images.magic import FORMATS
 from qualiclip_jax.images.reading import (
     MAX_PIXELS,
     decode_image,

@@ -10,7 +10,7 @@ from typing import BinaryIO
 from PIL import Image, TiffImagePlugin
 
 from qualiclip_jax.images.error import not_supported
-from qualiclip_jax.images.formats import camera_raw
+from qualiclip_jax.images.magic import camera_raw
 
 
 class Tag(enum.IntEnum):
