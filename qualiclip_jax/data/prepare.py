@@ -45,7 +45,7 @@ def find(name: str) -> ImageSet:
     return IMAGE_SETS[name]
 
 
-def status(image_set: ImageSet, data_dir: str | os.PathLike | None = None) -> Prepared | None:
+def status(image_set: ImageSet, data_dir: str | os.PathLike[str] | None = None) -> Prepared | None:
     """What is prepared of `image_set`; None if it is not."""
     folder = store.set_dir(image_set.name, data_dir)
     if not folder.is_dir():
@@ -55,8 +55,8 @@ def status(image_set: ImageSet, data_dir: str | os.PathLike | None = None) -> Pr
 
 def prepare(
     image_set: ImageSet,
-    manual_dir: str | os.PathLike | None,
-    data_dir: str | os.PathLike | None = None,
+    manual_dir: str | os.PathLike[str] | None,
+    data_dir: str | os.PathLike[str] | None = None,
     allow_missing: bool = False,
 ) -> Prepared:
     """Writes the images and ratings of a set as ArrayRecord files; does nothing if that is done already.

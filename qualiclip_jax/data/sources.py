@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from itertools import accumulate, groupby
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -45,7 +45,9 @@ _PROBES = 100  # images tried before a source counts as without a readable one
 class Source(Protocol):
     """A random-access sequence of images."""
 
-    names: Sequence[str]
+    @property
+    def names(self) -> Sequence[str]:
+        """What errors and records call the images."""
 
     def __len__(self) -> int: ...
 
@@ -76,9 +78,9 @@ def open_source(spec: str, field: str = "data.source") -> Source:
       UserError: no such kind, folder, data set or split; or no readable image there.
     """
     parts = re.split(r",(?=\s*(?:\d+\*)?(?:folder:|tfds:|sample(?:$|[:,])))", spec)
-    sources = []
+    sources: list[Source] = []
     for part in parts:
-        times, one = re.fullmatch(r"(?:(\d+)\*)?(.*)", part.strip(), re.DOTALL).groups()
+        times, one = re.findall(r"^(?:(\d+)\*)?(.*)$", part.strip(), re.DOTALL)[0]
         if times and not 1 <= int(times) <= MOST_TIMES:
             raise UserError(f"{field}: {part.strip()!r}: a source counts 1 to {MOST_TIMES} times")
         sources += [_open_one(one, field)] * int(times or 1)
@@ -87,6 +89,7 @@ def open_source(spec: str, field: str = "data.source") -> Source:
 
 def _open_one(spec: str, field: str) -> Source:
     kind, _, rest = spec.partition(":")
+    source: Source
     if kind == "folder" and rest:
         source = FolderSource(rest)
     elif kind == "tfds" and rest:
@@ -114,7 +117,7 @@ def _require_readable(source: Source) -> None:
 class FolderSource:
     """The image files of a folder and the folders in it, sorted by path."""
 
-    def __init__(self, where: str | os.PathLike, paths: Sequence[Path] | None = None):
+    def __init__(self, where: str | os.PathLike[str], paths: Sequence[Path] | None = None):
         self._where = os.path.expanduser(where)
         self.paths = list_images(self._where) if paths is None else list(paths)
 
@@ -142,7 +145,7 @@ class SampleSource(FolderSource):
 
     def __init__(self, part: str = ""):
         package = importlib.util.find_spec("skimage")
-        if package is None:
+        if package is None or not package.submodule_search_locations:
             raise UserError("sample: scikit-image is not installed; pip install scikit-image")
         folder = Path(package.submodule_search_locations[0], "data")
         super().__init__(folder, [folder / name for name in SAMPLES[part]])
@@ -197,7 +200,7 @@ class TfdsSource:
 
     def _encoded(self, index: int) -> bytes:
         try:
-            return self._records[index][self._feature]
+            return bytes(self._records[index][self._feature])
         except RuntimeError as error:  # how array_record says that a part of the file is damaged
             raise ImageError(self.names[index], f"damaged record ({str(error).splitlines()[0]})") from None
 
@@ -205,7 +208,7 @@ class TfdsSource:
         return f"tfds:{self._name}:{self._split} ({len(self)} images)"
 
 
-class _NumberedNames(Sequence):
+class _NumberedNames(Sequence[str]):
     """`PREFIX#0`, `PREFIX#1`, ... without holding them."""
 
     def __init__(self, prefix: str, count: int):
@@ -214,11 +217,12 @@ class _NumberedNames(Sequence):
     def __len__(self) -> int:
         return self._count
 
-    def __getitem__(self, index: int) -> str:
-        return f"{self._prefix}#{range(self._count)[index]}"
+    def __getitem__(self, index: Any) -> Any:
+        chosen = range(self._count)[index]
+        return [f"{self._prefix}#{k}" for k in chosen] if isinstance(chosen, range) else f"{self._prefix}#{chosen}"
 
 
-def _open_builder(name: str, data_dir: Path):
+def _open_builder(name: str, data_dir: Path) -> Any:
     """The tfds builder that reads what was prepared, from its files alone."""
     import tensorflow_datasets as tfds
 
@@ -233,7 +237,7 @@ def _open_builder(name: str, data_dir: Path):
         ) from error
 
 
-def _read_encoded(builder, split: str) -> tuple[str, Sequence[dict]]:
+def _read_encoded(builder: Any, split: str) -> tuple[str, Sequence[dict[str, Any]]]:
     """The name of the image feature, and random access to records in which it is the bytes of the image file."""
     import tensorflow_datasets as tfds
 
