@@ -221,6 +221,8 @@ def _find(name: str | Path) -> _Found:
         return _Found(text, _TINY_DIRECTORY, True)
     if (entry := TABLE.get(text)) is not None:
         return _Found(text, None, False, entry, entry.folder)
+    if text in backbones.CLASSIFIERS:
+        return _Found(text, weights.locate(text))
     repository, _, revision = text.removeprefix("hf-hub:").partition("@")
     if path.is_absolute() or text.startswith((".", "~")) or path.suffix in weights.SUFFIXES:
         raise UserError(f"no model at {path}: no such file or directory")

@@ -111,10 +111,11 @@ class Encoder:
         """
         (height, width), config = image.shape[:2], self.config.image
         limit = tile_pixels or machine.whole_image_pixels(self.config, height * width)
-        cut = tiles.layout(height, width, config.halo or 0, limit)
+        count = (config.tokens(height), config.tokens(width))
+        cut = tiles.layout((height, width), count, config.halo or 0, limit)
         most = [max(piece.last - piece.first for piece in pieces) for pieces in (cut.rows, cut.columns)]
         grid = (len(cut.rows) * most[0], len(cut.columns) * most[1])  # a shape that many image sizes share
-        tokens = np.zeros((1, *grid, config.features), jnp.dtype(self.config.compute_dtype))
+        tokens: np.ndarray | None = None
         tile = np.zeros((1, cut.height, cut.width, 3), image.dtype)
         for row in cut.rows:
             for column in cut.columns:
@@ -124,9 +125,9 @@ class Encoder:
                 size = np.array([[row.length, column.length]], np.int32)
                 seen = np.asarray(self._call(self._compiled_tokens, tile, size))
                 kept = (_kept(row), _kept(column))
+                tokens = np.zeros((1, *grid, config.features), seen.dtype) if tokens is None else tokens
                 tokens[0, row.first : row.last, column.first : column.last] = seen[0, *kept]
-        size = np.array([[height // tiles.STRIDE, width // tiles.STRIDE]], np.int32)
-        return np.asarray(self._call(self._compiled_pool, tokens, size))
+        return np.asarray(self._call(self._compiled_pool, tokens, np.array([count], np.int32)))
 
     def _call(self, function: Callable[..., jax.Array], images: np.ndarray, sizes: np.ndarray | None) -> jax.Array:
         """Calls a compiled function, and tells meanwhile whether it must be compiled first."""
@@ -162,12 +163,12 @@ class Encoder:
             return self._quality(encoder(_normalised(images), sizes))
         each = next(k for k in range(most, 0, -1) if count % k == 0)
 
-        def early(part: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        def early(part: tuple[jax.Array, jax.Array]) -> Any:
             x, area = encoder.early(_normalised(part[0]), part[1])
             return x, area.sizes
 
         parts = (images.reshape(-1, each, height, width, 3), sizes.reshape(-1, each, 2))
-        x, sizes = (y.reshape(count, *y.shape[2:]) for y in jax.lax.map(early, parts))
+        x, sizes = jax.tree.map(lambda y: y.reshape(count, *y.shape[2:]), jax.lax.map(early, parts))
         return self._quality(encoder.pool(*encoder.late(x, Area(sizes))))
 
     def _tokens(self, state: Any, tile: jax.Array, size: jax.Array) -> jax.Array:

@@ -44,40 +44,44 @@ class Layout:
     columns: tuple[Piece, ...]
 
 
-def layout(height: int, width: int, halo: int, tile_pixels: float) -> Layout:
+def layout(size: tuple[int, int], tokens: tuple[int, int], halo: int, tile_pixels: float) -> Layout:
     """The cut of an image that computes the fewest pixels twice.
 
     Args:
-      height, width: of the image.
+      size: height and width of the image.
+      tokens: how many it has along either side; the last may stand for fewer than 32 pixels.
       halo: tokens beside a cut edge that are not kept.
       tile_pixels: the most pixels a tile may have; exceeded where even the smallest sensible tile has more.
     """
     choices = []
-    for rows in _splits(height, halo):
-        for columns in _splits(width, halo):
-            area = _tile_side(height, rows, halo) * _tile_side(width, columns, halo)
-            choices.append((area if area > tile_pixels else 0, rows * columns * area, rows, columns))
-    *_, rows, columns = min(choices)
-    tile_height, tile_width = _tile_side(height, rows, halo), _tile_side(width, columns, halo)
+    by_rows, by_columns = (
+        [(n, _tile_side(length, count, n, halo)) for n in _splits(count, halo)] for length, count in zip(size, tokens)
+    )
+    for rows, height in by_rows:
+        for columns, width in by_columns:
+            area = height * width
+            choices.append((area if area > tile_pixels else 0, rows * columns * area, rows, columns, height, width))
+    *_, rows, columns, height, width = min(choices)
     return Layout(
-        tile_height, tile_width, _pieces(height, rows, halo, tile_height), _pieces(width, columns, halo, tile_width)
+        height,
+        width,
+        _pieces(size[0], tokens[0], rows, halo, height),
+        _pieces(size[1], tokens[1], columns, halo, width),
     )
 
 
-def _splits(length: int, halo: int) -> range:
+def _splits(tokens: int, halo: int) -> range:
     """Into how many pieces a side may be cut: a piece keeps at least half as many tokens as its two halos have."""
-    return range(1, 1 + max(1, length // STRIDE // max(1, halo)))
+    return range(1, 1 + max(1, tokens // max(1, halo)))
 
 
-def _tile_side(length: int, pieces: int, halo: int) -> int:
-    tokens = length // STRIDE
+def _tile_side(length: int, tokens: int, pieces: int, halo: int) -> int:
     if pieces == 1:
         return -(-length // STRIDE) * STRIDE
     return min(-(-length // STRIDE), -(-tokens // pieces) + min(pieces - 1, 2) * halo + 1) * STRIDE
 
 
-def _pieces(length: int, pieces: int, halo: int, side: int) -> tuple[Piece, ...]:
-    tokens = length // STRIDE
+def _pieces(length: int, tokens: int, pieces: int, halo: int, side: int) -> tuple[Piece, ...]:
     bounds = [round(tokens * k / pieces) for k in range(pieces + 1)]
     result = []
     for first, last in itertools.pairwise(bounds):

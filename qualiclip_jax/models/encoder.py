@@ -6,11 +6,13 @@ features are those of the unpadded images.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Self
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+
+from qualiclip_jax.models.layers import BatchNorm
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +40,23 @@ class Area:
     def pooled(self) -> "Area":
         """After 2 x 2 average pooling: sizes rounded down, so a window never leaves the valid area."""
         return Area(None if self.sizes is None else self.sizes // 2)
+
+
+def run(block: Any, x: jax.Array, area: Area, remat: bool) -> jax.Array:
+    """block(x, area); recomputed in the backward pass if `remat`."""
+    if not remat:
+        return block(x, area)
+    graph, state = nnx.split(block)
+
+    @jax.checkpoint
+    def compute(state: Any, x: jax.Array, sizes: jax.Array | None) -> tuple[jax.Array, Any]:
+        block = nnx.merge(graph, state, copy=True)
+        return block(x, Area(sizes)), nnx.state(block, nnx.BatchStat)
+
+    x, statistics = compute(state, x, area.sizes)
+    if any(isinstance(module, BatchNorm) and module.training for _, module in nnx.iter_modules(block)):
+        nnx.update(block, statistics)
+    return x
 
 
 class ImageEncoder(nnx.Module):

@@ -7,7 +7,6 @@ import jax
 import numpy as np
 
 from qualiclip_jax.models.clip import CLIP
-from qualiclip_jax.models.layers import BatchNorm
 from qualiclip_jax.models.tree import from_pure, to_pure
 
 
@@ -26,16 +25,16 @@ def fold_batch_norm(clip: CLIP) -> CLIP:
         return clip
     arrays = jax.device_get(to_pure(clip)[1])  # NumPy has nothing to compile
     config = dataclasses.replace(clip.config, image=dataclasses.replace(image, batch_norm=False))
-    return from_pure(config, _fold(arrays))
+    return from_pure(config, _fold(arrays, image.batch_norm_eps))
 
 
-def _fold(tree: Any) -> Any:
+def _fold(tree: Any, eps: float) -> Any:
     if not isinstance(tree, dict):
         return tree
     if tree.keys() != {"conv", "norm"}:
-        return {name: _fold(branch) for name, branch in tree.items()}
+        return {name: _fold(branch, eps) for name, branch in tree.items()}
     norm = tree["norm"]
-    multiplier = norm["scale"] / np.sqrt(norm["var"] + np.float32(BatchNorm.EPS))
+    multiplier = norm["scale"] / np.sqrt(norm["var"] + np.float32(eps))
     return {
         "conv": {
             "kernel": tree["conv"]["kernel"] * multiplier,  # [h, w, in, out] * [out]

@@ -64,14 +64,14 @@ class BatchNorm(nnx.Module):
     Source: torch.nn.BatchNorm2d and SyncBatchNorm.
     """
 
-    EPS = 1e-5
     MOMENTUM = 0.1
 
-    def __init__(self, width: int, scale: float = 1.0):
+    def __init__(self, width: int, scale: float = 1.0, eps: float = 1e-5):
         self.scale = nnx.Param(jnp.full(width, scale, jnp.float32))
         self.bias = nnx.Param(jnp.zeros(width, jnp.float32))
         self.mean = nnx.BatchStat(jnp.zeros(width, jnp.float32))
         self.var = nnx.BatchStat(jnp.ones(width, jnp.float32))
+        self.eps = eps
         self.training = False
         self.axis_name = None
 
@@ -86,7 +86,7 @@ class BatchNorm(nnx.Module):
           The same shape and type; computed in float32.
         """
         mean, var = self.batch_statistics(x, valid) if self.training else (self.mean[...], self.var[...])
-        multiplier = self.scale[...] * jax.lax.rsqrt(var + self.EPS)
+        multiplier = self.scale[...] * jax.lax.rsqrt(var + self.eps)
         return (x.astype(jnp.float32) * multiplier + (self.bias[...] - mean * multiplier)).astype(x.dtype)
 
     def batch_statistics(self, x: jax.Array, valid: jax.Array | None) -> tuple[jax.Array, jax.Array]:

@@ -11,7 +11,7 @@ import numpy as np
 from flax import nnx
 
 from qualiclip_jax.models.config import CLIPConfig, ResNetConfig
-from qualiclip_jax.models.encoder import Area, ImageEncoder
+from qualiclip_jax.models.encoder import Area, ImageEncoder, run
 from qualiclip_jax.models.layers import BatchNorm, normal
 from qualiclip_jax.models.position import grid_embedding
 from qualiclip_jax.models.winograd import WinogradConv, pays
@@ -198,22 +198,6 @@ class ResNet(ImageEncoder):
         """The stages from `first` to before `last`."""
         for stage in range(first, last):
             for block in self.stages[stage]:
-                x = self.apply(block, x, area)
+                x = run(block, x, area, self.remat)
                 area = area if block.stride == 1 else area.pooled()
         return x, area
-
-    def apply(self, block: Bottleneck, x: jax.Array, area: Area) -> jax.Array:
-        """One block, recomputed in the backward pass if `remat`."""
-        if not self.remat:
-            return block(x, area)
-        graph, state = nnx.split(block)
-
-        @jax.checkpoint
-        def run(state, x, sizes):
-            block = nnx.merge(graph, state, copy=True)
-            return block(x, Area(sizes)), nnx.state(block, nnx.BatchStat)
-
-        x, statistics = run(state, x, area.sizes)
-        if block.conv1.norm is not None and block.conv1.norm.training:
-            nnx.update(block, statistics)
-        return x

@@ -2,7 +2,8 @@
 
 Both write a zip archive with a pickle, `data.pkl`, that describes the tensors, and one entry of raw bytes for each
 storage. Python's `pickle` runs what it reads; the machine here does not. It knows the opcodes and the few names that a
-state dict needs, and none of them calls anything but this module's own functions. All else is refused by name.
+state dict needs, and none of them calls anything but this module's own functions. All else is refused by name. Files
+of PyTorch before 1.6 are laid out differently: `torch_legacy`.
 
 Nothing is allocated on the word of a file: storages stay in the file (they are mapped into memory), and what a tensor
 wants of its storage is checked against the storage's size.
@@ -22,8 +23,8 @@ import ml_dtypes
 import numpy as np
 
 from qualiclip_jax.errors import UserError
+from qualiclip_jax.models import torch_legacy
 
-LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"  # how torch.save began its files before PyTorch 1.6
 WRAPPERS = ("state_dict", "model_state_dict", "model", "params")  # what training scripts put around a state dict
 MAX_DEPTH, MAX_VALUES = 100, 100_000  # of the nested containers: a file can say one thing many times
 
@@ -84,7 +85,7 @@ def read_torch(path: str | Path) -> dict[str, np.ndarray]:
     """The tensors of a file of PyTorch.
 
     Args:
-      path: what `torch.save` (1.6 or later) wrote of a state dict, bare or inside a training checkpoint, or a
+      path: what `torch.save` wrote of a state dict, bare or inside a training checkpoint, or a
         TorchScript archive, as OpenAI publishes CLIP.
 
     Returns:
@@ -100,14 +101,17 @@ def read_torch(path: str | Path) -> dict[str, np.ndarray]:
     try:
         with path.open("rb") as file:
             start = file.read(512)
-        if start.startswith(LEGACY_MAGIC) or start[257:262] == b"ustar":
+        if start[257:262] == b"ustar":
             raise UserError(
-                f"{path}: in a format that PyTorch wrote before 1.6, which is not read here; where PyTorch is, run "
+                f"{path}: in a format that PyTorch wrote before 0.1.10, which is not read here; where PyTorch is, run "
                 "python -c \"import sys, torch; torch.save(torch.load(sys.argv[1], 'cpu', weights_only=True), "
                 f'sys.argv[2])" {path.name} new_{path.name}'
             )
-        archive = _Archive(path)
+        is_legacy = start.startswith(torch_legacy.MAGIC)
+        archive = torch_legacy.LegacyFile(path) if is_legacy else _Archive(path)
         root = _Machine(archive).run()
+        if isinstance(archive, torch_legacy.LegacyFile):
+            archive.fill()
         tensors = dict(_flatten(_unwrap(root)))
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
@@ -143,6 +147,11 @@ class _Archive:
         return self._size
 
     @property
+    def pickle(self) -> bytes:
+        """The description of the tensors."""
+        return self["data.pkl"].tobytes()
+
+    @property
     def is_torchscript(self) -> bool:
         """Whether it holds a program, not only tensors."""
         return "constants.pkl" in self
@@ -165,8 +174,8 @@ class _Archive:
             raise Damaged(f"{name} goes beyond the end of the file")
         return self._bytes[start : start + entry.file_size]
 
-    def storage(self, key: str) -> np.ndarray:
-        """The bytes of a storage; the same array for the same key."""
+    def storage(self, key: str, size: int) -> np.ndarray:
+        """The bytes of a storage, `size` or more; the same array for the same key."""
         if key not in self._storages:
             self._storages[key] = self[f"data/{key}"]
         return self._storages[key]
@@ -175,7 +184,7 @@ class _Archive:
 class _Machine:
     """Runs the pickle of an archive: a stack of values and a memo of values that come again."""
 
-    def __init__(self, archive: _Archive):
+    def __init__(self, archive: _Archive | torch_legacy.LegacyFile):
         self._archive = archive
         self._stack: list[Any] = []
         self._marks: list[int] = []
@@ -184,7 +193,7 @@ class _Machine:
     def run(self) -> Any:
         """The value that the pickle describes."""
         try:
-            for opcode, argument, _ in pickletools.genops(io.BytesIO(self._archive["data.pkl"].tobytes())):
+            for opcode, argument, _ in pickletools.genops(io.BytesIO(self._archive.pickle)):
                 name = opcode.name
                 if name == "STOP":
                     return self._stack.pop()
@@ -278,20 +287,21 @@ class _Machine:
             raise Damaged(f"its pickle sets the state of a {type(target).__name__}")
 
     def _persistent(self, _: None) -> None:
-        kind, storage, key, _device, count = self._stack.pop()
-        if kind != "storage" or not isinstance(storage, Name) or not isinstance(key, str):
+        kind, storage, key, _device, count, *view = self._stack.pop()
+        if kind != "storage" or not isinstance(storage, Name) or not isinstance(key, str) or view not in ([], [None]):
             raise Damaged("a storage is not described as PyTorch does")
-        content = self._archive.storage(key)
         typed = storage.name.removesuffix("Storage")
         if str(storage) in ("torch.storage.UntypedStorage", "torch.UntypedStorage"):
-            self._stack.append(Storage(content, None))
+            dtype = None
         elif storage.module == "torch" and typed in STORAGES:
             dtype = np.dtype(STORAGES[typed])
-            if _natural(count) * dtype.itemsize > content.nbytes:
-                raise Damaged(f"storage {key} has {content.nbytes} bytes instead of {count} x {dtype.itemsize}")
-            self._stack.append(Storage(content, dtype))
         else:
             raise Damaged(f"it holds a {storage}, which is not read here")
+        each = dtype.itemsize if dtype else 1
+        content = self._archive.storage(key, _natural(count) * each)
+        if count * each > content.nbytes:
+            raise Damaged(f"storage {key} has {content.nbytes} bytes instead of {count} x {each}")
+        self._stack.append(Storage(content, dtype))
 
     def tensor(
         self, storage: Storage, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *rest: Any

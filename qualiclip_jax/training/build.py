@@ -7,23 +7,24 @@ import jax
 from flax import nnx
 from ml_collections import ConfigDict
 
-from qualiclip_jax import checkpoint, degradations, models, prompts, zoo
+from qualiclip_jax import checkpoint, degradations, download, models, prompts, zoo
 from qualiclip_jax.degradations.catalog import factor_matrix
 from qualiclip_jax.errors import UserError
-from qualiclip_jax.models import backbones
+from qualiclip_jax.models import backbones, lite, weights
 from qualiclip_jax.models.config import image_config
 from qualiclip_jax.training import optimizer
 from qualiclip_jax.training.state import Recipe, TrainState
 
 RANDOM = "random"
+CLASSIFIER_DIM = 64  # of the common space, for an image classifier, if the config does not say
 
 
 def build_model(config: ConfigDict) -> checkpoint.Model:
     """The model before training: image encoder with its weights, and the features of the prompts.
 
     Random initialisation happens only where `model.weights` says "random"; its prompt features are then fixed random
-    unit vectors. `zoo.load` tells what else it may say. A checkpoint brings its prompt features along; otherwise the
-    text encoder makes them and is dropped.
+    unit vectors. So they are for an image classifier, whose projection is random, too. `zoo.load` tells what else it
+    may say. A checkpoint brings its prompt features along; otherwise the text encoder makes them and is dropped.
 
     Raises:
       UserError: if the weights are not there, or the config does not say which.
@@ -39,9 +40,15 @@ def build_model(config: ConfigDict) -> checkpoint.Model:
         clip = models.CLIP(clip_config, rngs=nnx.Rngs(config.seed))
         prompt_features = prompts.random_text_features(len(pairs), clip_config.embed_dim, config.seed)
     else:
-        start = zoo.build(m.weights, prompts=pairs, **changes)
-        clip, prompt_features = start.clip, start.prompt_features
-        provenance["start"] = start.provenance
+        try:
+            start = zoo.build(m.weights, prompts=pairs, **changes)
+            clip, prompt_features = start.clip, start.prompt_features
+            provenance["start"] = start.provenance
+        except weights.ClassifierError as error:
+            found, clip_config = error.weights, dataclasses.replace(_classifier(m), **changes)
+            clip = lite.from_tensors(found.tensors, clip_config, seed=config.seed, name=found.name)
+            prompt_features = prompts.random_text_features(len(pairs), clip_config.embed_dim, config.seed)
+            provenance |= {"random": "projection and prompt features", "sha256": _digests(found)}
     return models.Model(clip, pairs, jax.device_get(prompt_features), config.temperature, provenance)
 
 
@@ -57,6 +64,23 @@ def _described(m: ConfigDict) -> models.CLIPConfig:
         return models.CLIPConfig(m.embed_dim, image_config(m.image.to_dict()))
     except UserError as error:
         raise UserError(f"config.model: {error}") from None
+
+
+def _classifier(m: ConfigDict) -> models.CLIPConfig:
+    """What to build on the weights of an image classifier."""
+    if m.backbone:
+        raise UserError(
+            f"config.model.backbone is given, and so are the weights of a classifier, {m.weights}: keep one"
+        )
+    try:
+        image = image_config({"kind": models.EfficientNetConfig.kind} | m.image.to_dict())
+        return models.CLIPConfig(m.embed_dim or CLASSIFIER_DIM, image)
+    except UserError as error:
+        raise UserError(f"config.model: {error}") from None
+
+
+def _digests(found: weights.Weights) -> dict[str, str]:
+    return {file.name: download.sha256(file) for file in found.files}
 
 
 def build_recipe(config: ConfigDict, model: checkpoint.Model, steps: int) -> tuple[Recipe, nnx.State, nnx.State]:

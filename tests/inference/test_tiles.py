@@ -11,11 +11,13 @@ from qualiclip_jax.models import CLIPConfig, ResNetConfig
 
 
 @settings(deadline=None, max_examples=300)
-@given(st.integers(32, 20_000), st.integers(32, 20_000), st.integers(1, 32), st.floats(1e5, 1e8))
-def test_tiles_keep_each_token_once_and_far_from_cut_edges(height, width, halo, tile_pixels):
-    cut = tiles.layout(height, width, halo, tile_pixels)
-    for length, side, pieces in ((height, cut.height, cut.rows), (width, cut.width, cut.columns)):
-        assert [t for piece in pieces for t in range(piece.first, piece.last)] == list(range(length // 32))
+@given(st.integers(32, 20_000), st.integers(32, 20_000), st.booleans(), st.integers(1, 32), st.floats(1e5, 1e8))
+def test_tiles_keep_each_token_once_and_far_from_cut_edges(height, width, partial, halo, tile_pixels):
+    tokens = tuple(-(-side // 32) if partial else side // 32 for side in (height, width))
+    cut = tiles.layout((height, width), tokens, halo, tile_pixels)
+    by_side = ((height, tokens[0], cut.height, cut.rows), (width, tokens[1], cut.width, cut.columns))
+    for length, count, side, pieces in by_side:
+        assert [t for piece in pieces for t in range(piece.first, piece.last)] == list(range(count))
         for piece in pieces:
             end = piece.start + piece.length
             assert piece.start % 32 == 0
@@ -27,7 +29,7 @@ def test_tiles_keep_each_token_once_and_far_from_cut_edges(height, width, halo, 
 
 
 def test_small_enough_images_are_one_tile():
-    cut = tiles.layout(1000, 2000, 7, 1024 * 2016)
+    cut = tiles.layout((1000, 2000), (31, 62), 7, 1024 * 2016)
     assert (cut.height, cut.width, len(cut.rows), len(cut.columns)) == (1024, 2016, 1, 1)
 
 
@@ -36,12 +38,13 @@ def test_halo(layers, tokens):
     assert ResNetConfig(layers, 64, 32).halo == tokens
 
 
-@pytest.mark.parametrize("size", [(700, 505), (353, 1000)])
+@pytest.mark.parametrize("size", [(700, 505), (353, 1023)])
 def test_tiles_score_as_the_whole_image(resnet, size):
     image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
     image[size[0] // 2 :, : size[1] // 3] //= 4  # no two regions alike
     encoder = resnet._encoder
-    cut = tiles.layout(*size, encoder.config.image.halo, 60_000)
+    config = encoder.config.image
+    cut = tiles.layout(size, tuple(map(config.tokens, size)), config.halo, 60_000)
     assert len(cut.rows) * len(cut.columns) > 4
     np.testing.assert_allclose(encoder.score_in_tiles(image, 60_000)[0], resnet.attributes(image)[0], atol=1e-5)
 

@@ -17,7 +17,7 @@ def build_clip(config: models.CLIPConfig, seed: int = 0) -> models.CLIP:
 
     def draw(path, leaf):
         noise, name = rng.standard_normal(leaf.shape).astype(np.float32), path[-1].key
-        if name in ("var", "scale"):
+        if name in ("var", "scale", "deviation"):
             return np.exp(0.2 * noise)
         return noise * (np.prod(leaf.shape[-4:-1]) ** -0.5 if name == "kernel" else 0.1)
 

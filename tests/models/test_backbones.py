@@ -81,7 +81,7 @@ ANY = {"embed_dim": 8, "image": models.ViTConfig(**VIT)}
         (models.ViTConfig, VIT | {"layers": 10**9}, "layers must be an integer from 1 to 256, got 1000000000"),
         (models.ViTConfig, VIT | {"width": 64.0}, "width must be an integer .* got 64.0"),
         (models.ViTConfig, VIT | {"patch_size": True}, "patch_size must be an integer .* got True"),
-        (models.ViTConfig, VIT | {"layer_norm_eps": math.nan}, "layer_norm_eps must be a small number, got nan"),
+        (models.ViTConfig, VIT | {"layer_norm_eps": math.nan}, "layer_norm_eps must be a number from 0 to 1, got nan"),
         (models.TextConfig, TEXT | {"vocab_size": -1}, "vocab_size must be an integer from 1 to 16777216, got -1"),
         (models.TextConfig, TEXT | {"mlp_width": [10**7] * 10**4}, "mlp_width must be an integer"),
     ],
