@@ -22,8 +22,18 @@ class Busy(UserError):
 
 def write_bytes(path: StrPath, data: bytes) -> None:
     """Writes a file, whole or not at all; see `replacing`."""
-    with replacing(path) as file:
+    with _named(path), replacing(path) as file:
         file.write(data)
+
+
+@contextlib.contextmanager
+def _named(path: StrPath) -> Iterator[None]:
+    """Lets an error of the system name the file, as it does not when a disk is full."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or os.fspath(path)
+        raise
 
 
 @contextlib.contextmanager
@@ -93,8 +103,9 @@ class JsonLines:
 
     def append(self, value: Any) -> None:
         """Writes one value, anything that JSON can hold, as one line."""
-        self._file.write(json.dumps(value).encode() + b"\n")
-        self._file.flush()
+        with _named(self.path):
+            self._file.write(json.dumps(value).encode() + b"\n")
+            self._file.flush()
 
     def close(self) -> None:
         """Closes the file."""

@@ -71,6 +71,22 @@ def test_errors_name_the_file_that_was_meant(tmp_path):
     assert error.value.filename == str(tmp_path / "none" / "a.txt")
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no disk that is always full")
+def test_a_full_disk_is_named(tmp_path):
+    lines = storage.JsonLines("/dev/full")
+    with pytest.raises(OSError, match="No space left") as error:
+        lines.append(1)
+    assert error.value.filename == "/dev/full"
+    with pytest.raises(OSError, match="No space left"):
+        lines.close()
+    code = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+    code += "from qualiclip_jax import cli, storage\ncli.run(lambda argv: storage.write_bytes(argv[0], bytes(2000)))"
+    command = [sys.executable, "-c", code, str(tmp_path / "a.txt")]
+    limited = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert limited.stderr == f"error: {tmp_path / 'a.txt'}: File too large\n"
+    assert not os.listdir(tmp_path)
+
+
 def test_json_lines_read_past_what_a_killed_process_left(tmp_path):
     path = tmp_path / "rows.jsonl"
     assert storage.read_jsonl(path) == []

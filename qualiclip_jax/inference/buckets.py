@@ -62,8 +62,7 @@ def plan(sizes: Sequence[Size], costs: Costs, compiled: Collection[Shape] = ()) 
     """
     if not len(sizes):
         return []
-    sizes = np.asarray(sizes, np.int64).reshape(-1, 2)
-    padded = _padded_sizes(sizes, costs, sorted({shape[1:] for shape in compiled}))
+    padded = _padded_sizes(np.asarray(sizes, np.int64).reshape(-1, 2), costs, sorted({shape[1:] for shape in compiled}))
     shapes, member = np.unique(padded, axis=0, return_inverse=True)
     batches = []
     for k, (height, width) in enumerate(shapes.tolist()):
@@ -119,7 +118,8 @@ def _padded_sizes(sizes: np.ndarray, costs: Costs, compiled: list[Size]) -> np.n
         if gain.max() <= 0:
             break
         add(tuple(candidates[gain.argmax()].tolist()))
-    return np.array(opened)[choice[member.reshape(-1)]]
+    padded: np.ndarray = np.array(opened)[choice[member.reshape(-1)]]
+    return padded
 
 
 def _batch_size(images: int, height: int, width: int, costs: Costs, compiled: Collection[Shape]) -> int:

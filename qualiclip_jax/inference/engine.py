@@ -35,7 +35,7 @@ def run(
       (index, result or ImageError), each image once, in the order of the plan.
     """
     one_at_a_time = threading.Lock()
-    started: deque[tuple[Batch, list[int], Future]] = deque()
+    started: deque[tuple[Batch, list[int], Future[np.ndarray]]] = deque()
 
     def encoded(batch: Batch, images: list[np.ndarray]) -> np.ndarray:
         with one_at_a_time:
@@ -70,7 +70,7 @@ def _fetch_ahead(batches: Iterable[Batch], fetch: Callable[[int], np.ndarray]) -
         except ImageError as error:
             return error
 
-    waiting: deque[tuple[Batch, list[Future]]] = deque()
+    waiting: deque[tuple[Batch, list[Future[Fetched]]]] = deque()
     pool = ThreadPoolExecutor(min(8, (os.cpu_count() or 1) + 1), thread_name_prefix="decode")
 
     def next_one() -> tuple[Batch, list[Fetched]]:

@@ -80,4 +80,4 @@ def _memory() -> float:
     if jax.default_backend() == "cpu":
         return _CPU_MEMORY
     statistics = jax.devices()[0].memory_stats() or {}
-    return statistics.get("bytes_limit", 16e9) / 2
+    return float(statistics.get("bytes_limit", 16e9)) / 2

@@ -280,7 +280,7 @@ def refuse_to_replace(file: Path, name: str) -> None:
         raise UserError(f"{name}: {error.strerror}") from None
     if not stat.S_ISREG(mode):
         raise UserError(f"{name}: {'is a folder' if stat.S_ISDIR(mode) else 'is not a regular file'}")
-    if not mode & 0o222 or not os.access(file, os.W_OK):
+    if not mode & 0o222 or not os.access(file, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
         raise UserError(f"{name}: the file is there and is read-only; choose another one")
 
 

@@ -87,15 +87,15 @@ def score_arguments(
         model = _load(checkpoint)
         columns = attribute_columns(model.prompts)
         if table is None:
-            kept, rows = 0, _score_and_print(model, paths, columns if attributes else [], sort)
+            outcome = Outcome(_score_and_print(model, paths, columns if attributes else [], sort), unreadable)
         else:
             known = table.begin(model.fingerprint, columns, paths, attributes)
             merged = _score_to_table(model, paths, table, known, sort or "none")
-            rows, kept = (merged.rows, merged.kept) if merged else (None, 0)
-        if report is not None and rows is not None:
+            outcome = Outcome(merged.rows, unreadable, merged.kept) if merged else Outcome(None, unreadable)
+        if report is not None and outcome.rows is not None:
             about = f"Model {checkpoint or 'tiny'} ({model.fingerprint}), temperature {model.temperature:g}"
-            page.write_report(report, rows, columns, about, unreadable)
-    return Outcome(rows, unreadable, kept)
+            page.write_report(report, outcome.rows, columns, about, unreadable)
+    return outcome
 
 
 def _load(checkpoint: str | None) -> "QualiCLIP":
