@@ -10,7 +10,6 @@ decoded photos, and with it. Memory is what the process holds after the first ep
 
 import argparse
 import gc
-import json
 import runpy
 import sys
 import tempfile
@@ -121,6 +120,7 @@ def measure(title: str, paths: list[Path], specs: dict[str, str], args: argparse
 
 def measure_waiting(steps: int) -> None:
     """Trains the demo for a few steps and reads from its metrics what share of a step the loop waited for crops."""
+    from qualiclip_jax import storage
     from qualiclip_jax.training.loop import train
 
     config = runpy.run_path(str(Path(__file__).parents[1] / "configs" / "demo.py"))["get_config"]()
@@ -128,7 +128,7 @@ def measure_waiting(steps: int) -> None:
     config.eval.photos, config.checkpoint.every = "", steps
     with tempfile.TemporaryDirectory() as workdir:
         train(config, workdir)
-        rows = [json.loads(line) for line in Path(workdir, "metrics.jsonl").read_text().splitlines()]
+        rows = storage.read_jsonl(Path(workdir, "metrics.jsonl"))
     rows = [row for row in rows if "data_wait_seconds" in row][1:]  # without the first, which compiles
     step, wait = (float(np.mean([row[name] for row in rows])) for name in ("step_seconds", "data_wait_seconds"))
     print(f"demo training: step {step * 1e3:.0f} ms, waiting for crops {wait * 1e3:.1f} ms = {wait / step:.1%}")

@@ -129,9 +129,10 @@ class Table:
         self._with_attributes = attributes or bool(others)
         share = set(files[self.part - 1 :: self.parts])
         known: dict[str, Row] = {}
-        for rows in (earlier, *map(self._rows, self._journals())):
+        journals = self._journals()
+        for rows in (earlier, *journals.values()):
             known |= {row.path: row for row in rows if row.path in share and self._still_true(row)}
-        there = {row.path: row for row in self._rows(self._journal())}
+        there = {row.path: row for row in journals.get(self._journal(), ())}
         self._lines = self._held.enter_context(storage.JsonLines(self._journal()))
         self.append(row for path, row in known.items() if there.get(path) != row)
         return known
@@ -158,17 +159,18 @@ class Table:
                 return None
             place = {path: i for i, path in enumerate(self._paths)}
             found: dict[str, Row] = {}
+            journals = self._journals()
             for k, part in enumerate(parts):
-                found |= {row.path: row for row in self._rows(part) if place.get(row.path, -1) % self.parts == k}
-            rows = [found.get(path) or Row(path, error=_MISSED) for path in self._paths]
+                found |= {row.path: row for row in journals[part] if place.get(row.path, -1) % self.parts == k}
+            merged = [found.get(path) or Row(path, error=_MISSED) for path in self._paths]
             records = self._records if self.parts == 1 else self._read_output()  # others may have written it by now
             others = {row.path: row for row in map(self._to_row, records)}
-            others |= {row.path: row for journal in self._journals() for row in self._rows(journal)}
+            others |= {row.path: row for rows in journals.values() for row in rows}
             kept = [row for path, row in others.items() if path not in place]
-            self._write(ordered([*rows, *kept], sort))
-            for journal in self._journals():
+            self._write(ordered([*merged, *kept], sort))
+            for journal in journals:
                 journal.unlink(missing_ok=True)
-        return Merged(rows, len(kept))
+        return Merged(merged, len(kept))
 
     def _check(self) -> None:
         """Refuses an output that cannot be written, or that is no table by its kind."""
@@ -219,13 +221,14 @@ class Table:
         part = self.part if part is None else part
         return Path(f"{self._file}.part-{part}-of-{self.parts}{'.done' if done else ''}")
 
-    def _journals(self) -> list[Path]:
-        """All that runs left, oldest first."""
+    def _journals(self) -> dict[Path, list[Row]]:
+        """The rows in all journals that there are, oldest first."""
         pattern = f"{glob.escape(self._file.name)}.part-*-of-*"
-        return sorted(self._file.parent.glob(pattern), key=lambda path: path.stat().st_mtime_ns)
-
-    def _rows(self, journal: Path) -> list[Row]:
-        return [self._to_row(record, journal) for record in storage.read_jsonl(journal) if isinstance(record, dict)]
+        paths = sorted(self._file.parent.glob(pattern), key=lambda path: path.stat().st_mtime_ns)
+        return {
+            path: [self._to_row(record, path) for record in storage.read_jsonl(path) if isinstance(record, dict)]
+            for path in paths
+        }
 
     def _still_true(self, row: Row) -> bool:
         complete = row.score is not None and (row.attributes is not None or not self._with_attributes)

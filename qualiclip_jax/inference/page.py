@@ -24,13 +24,11 @@ _BINS = 24
 _GENERATOR = "qualiclip score"
 
 
-@contextlib.contextmanager
-def reserve(path: Path) -> Iterator[None]:
-    """Makes sure, before the work, that the report can be written, and holds its lock.
+def check(path: Path) -> None:
+    """Makes sure, before the work, that the report can be written.
 
     Raises:
-      UserError: no such folder, not a page by its name, another run is writing it, or there is a file that is not such
-        a report.
+      UserError: no such folder, not a page by its name, or there is a file that is not such a report.
     """
     name, file = f"--report {path}", Path(os.path.realpath(path))
     if path.suffix.lower() not in (".html", ".htm"):
@@ -38,12 +36,23 @@ def reserve(path: Path) -> Iterator[None]:
     if not file.parent.is_dir():
         raise UserError(f"{name}: there is no folder {file.parent}")
     refuse_to_replace(file, name)
+    if file.exists() and file.stat().st_size and not html.is_page(file, _GENERATOR):
+        raise UserError(f"{name}: the file is there and is not a report of this command; choose another one")
+
+
+@contextlib.contextmanager
+def reserve(path: Path) -> Iterator[None]:
+    """Holds the right to write the report, after a `check`.
+
+    Raises:
+      UserError: as `check`; or another run is writing it.
+    """
+    check(path)
     try:
         with storage.lock(path):
-            if file.exists() and file.stat().st_size and not html.is_page(file, _GENERATOR):
-                raise UserError(f"{name}: the file is there and is not a report of this command; choose another one")
             yield
     except storage.Busy:
+        name = f"--report {path}"
         raise UserError(f"{name} is being written by another run: let it finish, or choose another one") from None
 
 

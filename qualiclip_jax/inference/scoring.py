@@ -78,7 +78,9 @@ def score_arguments(
     with contextlib.ExitStack() as held:
         table = None if output is None else held.enter_context(Table(output, *part))
         if report is not None:
-            held.enter_context(page.reserve(report))
+            page.check(report)
+            if part == (1, 1):
+                held.enter_context(page.reserve(report))
         paths, unreadable = collect(arguments, null)
         for error in unreadable[:_ERRORS_SHOWN]:
             print(formats.printable(str(error)), file=sys.stderr)
@@ -93,6 +95,8 @@ def score_arguments(
             merged = _score_to_table(model, paths, table, known, sort or "none")
             outcome = Outcome(merged.rows, unreadable, merged.kept) if merged else Outcome(None, unreadable)
         if report is not None and outcome.rows is not None:
+            if part != (1, 1):  # of processes that share a list, the last one
+                held.enter_context(page.reserve(report))
             about = f"Model {checkpoint or 'tiny'} ({model.fingerprint}), temperature {model.temperature:g}"
             page.write_report(report, outcome.rows, columns, about, unreadable)
     return outcome
@@ -125,7 +129,7 @@ def _score_to_table(
     """Scores this process's share of the files, except those that are known; None while others are at work."""
     share = paths[table.part - 1 :: table.parts]
     if known:
-        print(f"{len(known)} of {len(share)} were scored by an earlier run", file=sys.stderr)
+        print(f"an earlier run scored {len(known)} of {len(share)} {plural(len(share), 'image')}", file=sys.stderr)
     try:
         table.append(_score(model, share, known))
     except KeyboardInterrupt:

@@ -112,7 +112,7 @@ def test_patterns_and_standard_input(folder, checkpoint, capsys, monkeypatch):
         (["{empty}"], "no images there"),
         (["nothing*.png"], "no such file or folder|no images there"),
         (["--checkpoint", "{empty}", "{photo}"], "no checkpoint in"),
-        (["--checkpoint", "{empty}/none", "{photo}"], "no such directory"),
+        (["--checkpoint", "{empty}/none", "{photo}"], "no such file or directory"),
         (["--output", "scores.txt", "{photo}"], "must be one of .csv"),
         (["--report", "report.pdf", "{photo}"], "must end in .html"),
         (["--part", "1/2", "{photo}"], "need an --output"),
@@ -147,7 +147,7 @@ def test_a_second_run_scores_only_what_is_new(suffix, folder, checkpoint, resnet
     monkeypatch.setattr(resnet._encoder, "start", lambda batch, images: started.append(images) or start(batch, images))
     assert run("--checkpoint", checkpoint, "--output", output, folder / "photo0.png", folder / "photo1.png") == 0
     assert not started
-    assert "2 of 2 were scored by an earlier run" in capsys.readouterr().err
+    assert "an earlier run scored 2 of 2 images" in capsys.readouterr().err
     assert run("--checkpoint", checkpoint, "--output", output, folder / "photo0.png", folder / "photo4.png") == 0
     assert started
     assert "2 scored, 0 failed; 1 row of other files kept" in capsys.readouterr().err
@@ -199,7 +199,7 @@ def test_a_killed_run_goes_on_and_gives_the_same_file(folder, checkpoint, tmp_pa
 def test_two_processes_share_one_list(folder, checkpoint, tmp_path):
     """At the same time, each in a process of its own; whoever is last merges."""
     base = [sys.executable, "-m", "qualiclip_jax.score", "--checkpoint", checkpoint, str(folder)]
-    base += ["--output", str(tmp_path / "scores.csv")]
+    base += ["--output", str(tmp_path / "scores.csv"), "--report", str(tmp_path / "report.html")]
     others = {"QUALICLIP_PROCESSES": "2", "QUALICLIP_PROCESS": "1"}  # as launch/local.py tells it
     processes = [
         subprocess.Popen([*base, "--part", "1/2"], stderr=subprocess.PIPE, text=True),
@@ -208,8 +208,8 @@ def test_two_processes_share_one_list(folder, checkpoint, tmp_path):
     messages = [process.communicate()[1] for process in processes]
     assert sorted(process.returncode for process in processes) == [0, 2], messages
     assert sum("wrote" in message for message in messages) == 1
-    assert [path.name for path in tmp_path.iterdir()] == ["scores.csv"]
-    assert run(*base[3:-1], tmp_path / "alone.csv") == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["report.html", "scores.csv"]
+    assert run(*base[3:-3], tmp_path / "alone.csv") == 2
     shared, alone = (read_csv((tmp_path / name).read_text()) for name in ("scores.csv", "alone.csv"))
     assert list(shared) == list(alone)
     for path, record in alone.items():
