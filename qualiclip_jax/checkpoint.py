@@ -23,6 +23,7 @@ from qualiclip_jax.models.tree import Skeleton, by_path, check_shapes
 from qualiclip_jax.version import __version__
 
 FORMAT = 1
+STORES = ("float32", "float16")  # what parameters are written as
 MOST_META = 16 << 20  # bytes of a description
 INITIAL = "initial"  # the model before training, beside the numbered checkpoints
 
@@ -51,8 +52,8 @@ def _checkpointer(handler_type):
     return ocp.Checkpointer(handler, multiprocessing_options=_alone())
 
 
-def _items(model: Model) -> tuple[dict, dict]:
-    """The two items of a checkpoint: arrays (in host memory), and JSON."""
+def _items(model: Model, store: str = STORES[0]) -> tuple[dict, dict]:
+    """The two items of a checkpoint: arrays (in host memory), and JSON; `store` as in `save_model`."""
     config, arrays = models.to_pure(model.clip)
     meta = {
         "format": FORMAT,
@@ -61,9 +62,20 @@ def _items(model: Model) -> tuple[dict, dict]:
         "prompts": [list(pair) for pair in model.prompts],
         "temperature": float(model.temperature),
         "preprocessing": {"mean": list(models.MEAN), "std": list(models.STD), "resize": None},
-        "provenance": model.provenance,
+        "provenance": model.provenance if store == STORES[0] else model.provenance | {"stored": store},
     }
-    return _on_host({"clip": arrays, "prompt_features": model.prompt_features}), meta
+    arrays = _on_host(arrays) if store == STORES[0] else jax.tree_util.tree_map_with_path(_halved, _on_host(arrays))
+    return {"clip": arrays, "prompt_features": np.array(model.prompt_features)}, meta
+
+
+def _halved(path: tuple[Any, ...], array: np.ndarray) -> np.ndarray:
+    """An array in float16; vectors as they are, since BatchNorm's statistics may be of any size."""
+    if array.ndim < 2:
+        return array
+    if not (np.abs(array) <= np.finfo(np.float16).max).all():
+        name = "/".join(str(part.key) for part in path)
+        raise UserError(f"{name} has values beyond float16: store the model as float32")
+    return array.astype(np.float16)
 
 
 def _on_host(tree: Any) -> Any:
@@ -71,21 +83,25 @@ def _on_host(tree: Any) -> Any:
     return jax.tree.map(lambda x: np.array(x, copy=True), jax.device_get(tree))
 
 
-def save_model(path: str | Path, model: Model) -> None:
+def save_model(path: str | Path, model: Model, store: str = STORES[0]) -> None:
     """Writes a checkpoint, whole or not at all.
 
     Args:
       path: a directory that does not exist yet.
       model: what to write.
+      store: "float32", or "float16" for half the size: arrays of two axes or more are rounded to 11 bits, which the
+        provenance then tells. `load_model` gives float32 again, and the fingerprint of what is stored.
 
     Raises:
-      UserError: if `path` exists, or cannot be written.
+      UserError: if `path` exists, or cannot be written; `store` is unknown, or the model has values beyond float16.
     """
+    if store not in STORES:
+        raise UserError(f"store must be one of {', '.join(STORES)}, got {store!r:.60}")
     ocp = _orbax()
     path = Path(path).absolute()
     if path.exists():
         raise UserError(f"{path} exists already: choose another name, or remove it first")
-    arrays, meta = _items(model)
+    arrays, meta = _items(model, store)
     args = ocp.args.Composite(model=ocp.args.PyTreeSave(arrays), meta=ocp.args.JsonSave(meta))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -62,6 +62,12 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         choices=("quick_gelu", "gelu"),
         help="of the transformers, where no config tells: gelu for open_clip's own weights",
     )
+    parser.add_argument(
+        "--store",
+        choices=("float32", "float16"),
+        default="float32",
+        help="what parameters are written as: float16 halves the checkpoint and rounds them (default: %(default)s)",
+    )
     return parser.parse_args(argv)
 
 
@@ -79,7 +85,8 @@ def main(argv: Sequence[str]) -> None:
         args.source, prompts=args.prompts, tokenizer=args.tokenizer, temperature=args.temperature,
         text_encoder=args.text_encoder, position=args.position, activation=args.activation,
     )  # fmt: skip
-    checkpoint.save_model(args.out, model)
+    checkpoint.save_model(args.out, model, args.store)
+    model = checkpoint.load_model(args.out)  # rounded, perhaps
     print(f"{args.out}: {describe(model.clip)}, {len(model.prompts)} prompt pairs, fingerprint {model.fingerprint}")
 
 

@@ -1,9 +1,12 @@
-"""A checkpoint whose description is absurd is refused before its arrays are read."""
+"""Checkpoints of half the size; absurd descriptions are refused before the arrays are read."""
 
 import json
 import shutil
 
+import jax
+import numpy as np
 import pytest
+from flax import nnx
 
 from qualiclip_jax import checkpoint
 from qualiclip_jax.errors import UserError
@@ -72,6 +75,41 @@ def test_absurd_descriptions(saved, tmp_path, monkeypatch, change, said):
         checkpoint.load_model(path)
     assert str(error.value).startswith(f"{path} ")
     assert "\n" not in str(error.value)
+
+
+def test_half_the_size(tmp_path):
+    """Matrices and kernels come back as the nearest float16, all else bit for bit."""
+    model = make_model(RESNET, provenance={"seed": 0})
+    whole, half = tmp_path / "whole", tmp_path / "half"
+    model.save(whole)
+    model.save(half, store="float16")
+    stored = checkpoint.load_model(half)
+    assert stored.provenance == {"seed": 0, "stored": "float16"}
+    np.testing.assert_array_equal(stored.prompt_features, model.prompt_features)
+    differ = 0
+    for ours, theirs in zip(jax.tree.leaves(nnx.state(stored.clip)), jax.tree.leaves(nnx.state(model.clip))):
+        theirs = np.asarray(theirs)
+        expected = theirs.astype(np.float16).astype(np.float32) if theirs.ndim > 1 else theirs
+        assert ours.dtype == np.float32
+        np.testing.assert_array_equal(ours, expected)
+        differ += not np.array_equal(expected, theirs)
+    assert differ > 10
+    assert stored.fingerprint != model.fingerprint
+    again = tmp_path / "again"
+    checkpoint.save_model(again, stored, "float16")  # rounding twice changes nothing more
+    assert checkpoint.load_model(again).fingerprint == stored.fingerprint
+    size = {path: sum(file.stat().st_size for file in (path / "model").rglob("*")) for path in (whole, half)}
+    assert size[half] < 0.7 * size[whole]
+
+
+def test_what_cannot_be_stored(tmp_path):
+    model = make_model(RESNET)
+    with pytest.raises(UserError, match="store must be one of float32, float16, got 'int8'"):
+        model.save(tmp_path / "model", store="int8")
+    model.clip.image.stem1.conv.kernel[...] *= 1e6
+    with pytest.raises(UserError, match="image/stem1/conv/kernel has values beyond float16"):
+        model.save(tmp_path / "model", store="float16")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("content", ["[" * 10_000 + "]" * 10_000, " " * 20_000_000, "[]", "", '{"clip": 3}'])

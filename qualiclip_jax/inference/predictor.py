@@ -176,13 +176,9 @@ class QualiCLIP(models.Model):
         flat = images.reshape(-1, *images.shape[-3:])
         return self._encoder.attributes(flat).mean(-1).reshape(images.shape[:-3])
 
-    def save(self, path: str | os.PathLike) -> None:
-        """Writes a checkpoint that `load` reads, whole or not at all.
-
-        Raises:
-          UserError: if `path` exists, or cannot be written.
-        """
-        checkpoint.save_model(path, self)
+    def save(self, path: str | os.PathLike, store: str = "float32") -> None:
+        """Writes a checkpoint that `load` reads, whole or not at all; `store` and errors as `checkpoint.save_model`."""
+        checkpoint.save_model(path, self, store)
 
 
 def _as_list(images: Images) -> list[np.ndarray]:

@@ -6,9 +6,13 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
+from safetensors.numpy import save_file
 
-from qualiclip_jax import checkpoint, models, prompts, train
+from qualiclip_jax import checkpoint, models, prompts, train, zoo
 from qualiclip_jax.errors import UserError
+from qualiclip_jax.models import lite
+from qualiclip_jax.models.config import image_config
+from qualiclip_jax.models.tree import Skeleton
 from qualiclip_jax.training import build, loop
 from tests.training.test_config import TINY
 
@@ -80,6 +84,38 @@ def test_a_run_starts_from_the_best_checkpoint_of_another(tmp_path):
     initial = checkpoint.load_model(tmp_path / "two/checkpoints/initial")
     assert initial.clip.config == trained.clip.config
     assert_same_weights(initial.clip, trained.clip)
+
+
+def test_an_image_classifier_gets_a_random_head(tmp_path):
+    """From a directory like timm's on the hub."""
+    config = config_from(tmp_path)
+    fields = {"channels": (8, 8), "layers": (1, 2), "kernels": (3, 5), "strides": (1, 2), "expansions": (1, 2)}
+    config.model.image = fields | {"stem": 8, "head": 16, "pooled": (0, 2)}
+    shape = image_config({"kind": "efficientnet", **config.model.image, "pooled": (3,)})
+    rng, tensors = np.random.default_rng(0), {}
+    for path, leaf in Skeleton(models.CLIPConfig(16, shape)).shapes.items():
+        unit, _, rest = path.removeprefix("image/").rpartition("/")
+        unit, _, part = unit.rpartition("/")
+        if (names := lite.units(shape, timm=True).get(unit)) is not None:
+            name = f"{names[0]}.weight" if part == "conv" else f"{names[1]}.{lite.NORM[rest]}"
+            leaf = tuple(leaf[axis] for axis in (3, 2, 0, 1)) if part == "conv" else leaf
+            tensors[name] = np.abs(rng.standard_normal(leaf)).astype(np.float32)
+    save_file(tensors | {"classifier.weight": np.zeros((3, 16), np.float32)}, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text('{"architecture": "tf_efficientnet_lite0", "pretrained_cfg": {}}')
+
+    model, again = build.build_model(config), build.build_model(config)
+    assert_same_weights(model.clip, again.clip)
+    assert model.provenance["random"] == "projection and prompt features"
+    np.testing.assert_allclose(np.linalg.norm(model.prompt_features, axis=-1), 1, rtol=1e-6)
+    stem = model.clip.image.stem.conv.kernel[...].transpose(3, 2, 0, 1)
+    np.testing.assert_array_equal(stem, tensors["conv_stem.weight"])
+    assert model.clip.image.head is None  # behind the last pooled level
+    with pytest.raises(UserError, match=r"an image classifier, .* train it with --config.model.weights="):
+        zoo.load(tmp_path)
+    del tensors["blocks.1.1.bn3.running_var"]
+    save_file(tensors | {"extra": np.zeros(1)}, tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match=r"missing: blocks.1.1.bn3.running_var; not used: extra"):
+        build.build_model(config)
 
 
 def test_a_damaged_checkpoint_is_refused_not_taken_for_something_else(tmp_path):
