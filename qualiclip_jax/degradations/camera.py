@@ -170,7 +170,8 @@ def simulate(
         chosen, level = jax.tree.map(lambda x: x[image], faults), levels[image, number]
         mask = None if masks is None else masks[image]
         noise_key = jax.random.fold_in(noise_keys[image], number)
-        on = (chosen.strengths != 0) & (levels[image] > 0).any()
+        drawn = (chosen.strengths != 0) & (levels[image] > 0).any()
+        on = [flag if probability else False for flag, probability in zip(drawn, probabilities)]
         degraded = _chain(images, chosen.at(level), noise_key, on, mask)
         return jnp.where(level > 0, degraded, images)
 
@@ -219,15 +220,10 @@ def apply(images: Array, settings: Settings, key: Array | None = None) -> Array:
             raise UserError("settings have noise: give a key")
         key = jax.random.key(0)
     off = Settings()
-    on = [
-        jnp.asarray(getattr(settings, name) != getattr(off, name))
-        for name in (
-            "exposure", "haze", "defocus", "motion", "noise", "cast", "contrast", "saturation", "shrink", "quality",
-        )
-    ]  # fmt: skip
-    on[-1] |= jnp.asarray(settings.first_quality != 0)
+    on = [of_factor(settings, name) != of_factor(off, name) for name in FACTORS]
+    on[-1] |= settings.first_quality != 0
     settings = Settings(*(jnp.asarray(value, jnp.float32) for value in settings))
-    return _chain(images.astype(jnp.float32), settings, key, jnp.stack(on)).astype(images.dtype)
+    return _chain(images.astype(jnp.float32), settings, key, on).astype(images.dtype)
 
 
 def severities_of_types(types: Array, levels: int) -> Array:
@@ -248,7 +244,12 @@ def severities_of_types(types: Array, levels: int) -> Array:
     return level[:, None] * count.sum(1, dtype=jnp.float32)[:, None]
 
 
-def draw(key: Array, probabilities: Sequence[float] = PROBABILITIES) -> Faults:
+def of_factor(settings: Settings, name: str) -> ArrayLike:
+    """The setting that the strength of one of `FACTORS` scales."""
+    return getattr(settings, {"white_balance": "cast", "jpeg": "quality"}.get(name, name))
+
+
+def draw(key: Array, probabilities: Array | Sequence[float] = PROBABILITIES) -> Faults:
     """Draws the faults of one image: at least one factor is on, its strength uniform in 0.3 to 1.
 
     Args:
@@ -256,7 +257,9 @@ def draw(key: Array, probabilities: Sequence[float] = PROBABILITIES) -> Faults:
       probabilities: that each of `FACTORS` is on.
     """
     on_key, strength_key, detail_key = jax.random.split(key, 3)
-    chance = jax.random.uniform(on_key, (len(FACTORS),)) / jnp.maximum(jnp.array(probabilities, jnp.float32), 1e-9)
+    probabilities = jnp.asarray(probabilities, jnp.float32)
+    chance = jax.random.uniform(on_key, (len(FACTORS),)) / probabilities
+    chance = jnp.where(probabilities > 0, chance, jnp.inf)
     on = (chance < 1) | (chance == chance.min())
     strengths = jnp.where(on, jax.random.uniform(strength_key, on.shape, minval=WEAKEST), 0.0)
     too_dark, air, angle, bend, smooth, amount, hue, enlarger, twice, first = jax.random.uniform(detail_key, (10,))
@@ -351,8 +354,8 @@ def resample_matrix(size: int, shrink: Array | float, enlarger: Array | int) -> 
     return jnp.matmul(up, down, precision=jax.lax.Precision.HIGHEST)
 
 
-def _chain(images: Array, s: Settings, key: Array, on: Array, mask: Array | None = None) -> Array:
-    """`apply` of float32 images, with flags [K] of what is on and a mask [H, W, 1] of where, both free of the level."""
+def _chain(images: Array, s: Settings, key: Array, on: Sequence[Array | bool], mask: Array | None = None) -> Array:
+    """`apply` of float32 images, with K flags of what is on and a mask [H, W, 1] of where, both free of the level."""
     exposure, haze, defocus, motion, noise, white_balance, contrast, saturation, shrink, compression = on
     in_light, in_color = exposure | haze | defocus | motion | noise, white_balance | contrast | saturation
 
@@ -451,8 +454,10 @@ def _mask(key: Array, size: tuple[int, int], local: float) -> Array:
     return jnp.where(waves[9] < local, jax.nn.sigmoid(4 * field), 1.0)[..., None]
 
 
-def _when(condition: Array, function: Callable[[Array], Array], x: Array) -> Array:
-    """`function(x)` if the condition holds, else x; only what is chosen is computed, unless under `vmap`."""
+def _when(condition: Array | bool, function: Callable[[Array], Array], x: Array) -> Array:
+    """`function(x)` if the condition holds, else x. Only what is chosen is computed, unless it is batched by `vmap`."""
+    if condition is False:  # not even compiled
+        return x
     return jax.lax.cond(condition, function, lambda x: x, x)
 
 
@@ -471,5 +476,7 @@ def _check_levels(levels: Array | np.ndarray | Sequence[float], batch: int) -> A
 def _check_shares(probabilities: Sequence[float], local: float) -> None:
     if len(probabilities) != len(FACTORS) or not all(0 <= p <= 1 for p in probabilities):
         raise UserError(f"probabilities {tuple(probabilities)}: expected {len(FACTORS)} numbers in 0..1, of {FACTORS}")
+    if not any(probabilities):
+        raise UserError("probabilities are all 0: at least one factor must be possible")
     if not 0 <= local <= 1:
         raise UserError(f"local = {local}: a share of the images, 0 to 1")

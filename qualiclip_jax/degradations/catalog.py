@@ -47,10 +47,20 @@ MEANINGS: dict[str, str] = {name: meaning for _, name, meaning, _ in _TABLE}
 PARAMETERS: dict[str, tuple[float, ...]] = {name: values for _, name, _, values in _TABLE}
 
 
-FACTORS = (  # of `camera`, in the order in which they act
-    "exposure", "haze", "defocus", "motion", "noise", "white_balance", "contrast", "saturation", "shrink", "jpeg",
-)  # fmt: skip
-NEAREST = {  # group of types -> the factor that it counts for
+FACTOR_MEANINGS: dict[str, str] = {  # of `camera`, in the order in which they act: what their setting is
+    "exposure": "stops",
+    "haze": "share of the light",
+    "defocus": "radius of the disk, px",
+    "motion": "length of the path, px",
+    "noise": "share of the noisiest sensor's",
+    "white_balance": "gain of a channel",
+    "contrast": "factor",
+    "saturation": "factor",
+    "shrink": "times smaller, enlarged again",
+    "jpeg": "quality",
+}
+FACTORS: tuple[str, ...] = tuple(FACTOR_MEANINGS)
+NEAREST: dict[str, str] = {  # group of types -> the factor that it counts for
     "blur": "defocus",
     "color_distortion": "saturation",
     "compression": "jpeg",

@@ -115,21 +115,22 @@ def test_both_strategies_levels_of_each_image_and_floats_compute_the_same(degrad
 
 
 def test_draws_have_the_probabilities_and_ranges_that_are_stated():
-    draw = jax.jit(jax.vmap(camera.draw, in_axes=(0, None)), static_argnums=1)
-    faults = jax.device_get(draw(jax.random.split(jax.random.key(0), 20_000), camera.PROBABILITIES))
+    draw = jax.jit(jax.vmap(camera.draw, in_axes=(0, None)))
+    keys = jax.random.split(jax.random.key(0), 10_000)
+    faults = jax.device_get(draw(keys, jnp.array(camera.PROBABILITIES)))
     strengths, on = np.abs(faults.strengths), faults.strengths != 0
     assert on.any(1).all()
     none = np.prod(1 - np.array(camera.PROBABILITIES))  # then one is turned on
     rate = on.mean(0)
-    assert (rate > np.array(camera.PROBABILITIES) - 0.012).all()
+    assert (rate > np.array(camera.PROBABILITIES) - 0.015).all()
     assert rate.sum() - sum(camera.PROBABILITIES) == pytest.approx(none, abs=0.02)
     assert (strengths[on] >= camera.WEAKEST).all()
     for k in range(len(FACTORS)):
-        assert np.mean(strengths[on[:, k], k]) == pytest.approx(0.65, abs=0.015)
+        assert np.mean(strengths[on[:, k], k]) == pytest.approx(0.65, abs=0.02)
     dark = faults.strengths[:, 0][on[:, 0]] < 0
-    assert dark.mean() == pytest.approx(0.6, abs=0.03)
-    only = tuple(float(name in ("haze", "jpeg")) * 1e-3 for name in FACTORS)
-    named = jax.device_get(draw(jax.random.split(jax.random.key(1), 200), only)).strengths
+    assert dark.mean() == pytest.approx(0.6, abs=0.035)
+    only = jnp.array([float(name in ("haze", "jpeg")) * 1e-9 for name in FACTORS])
+    named = jax.device_get(draw(keys, only)).strengths
     assert set(np.flatnonzero(named.any(0))) == {FACTORS.index("haze"), JPEG}
     assert ((named != 0).sum(1) == 1).all()
 
@@ -278,6 +279,7 @@ def test_severities_of_types_are_their_level():
         (lambda x, k: camera.simulate(x, k, [1], strategy="best"), ["best", "scan"]),
         (lambda x, k: camera.simulate(x, k, [1], local=2), ["local = 2"]),
         (lambda x, k: camera.simulate(x, k, [1], probabilities=(1,)), ["10 numbers", "exposure"]),
+        (lambda x, k: camera.simulate(x, k, [1], probabilities=(0,) * 10), ["all 0"]),
         (lambda x, k: camera.simulate(x[0], k, [1]), ["[batch, 2, height, width, 3]"]),
         (lambda x, k: camera.apply(x[0, :, :20], Settings()), ["20 x 40"]),
         (lambda x, k: camera.apply(x.astype(int), Settings()), ["floating point"]),

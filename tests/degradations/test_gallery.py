@@ -8,6 +8,7 @@ from PIL import Image
 from qualiclip_jax import cli
 from qualiclip_jax.degradations import GROUPS, TYPES, degrade, gallery
 from qualiclip_jax.degradations.__main__ import main
+from qualiclip_jax.degradations.catalog import FACTORS
 
 
 @pytest.fixture(scope="module")
@@ -53,9 +54,25 @@ def test_sheet_has_a_row_a_type_and_a_column_a_level(photo, tmp_path, monkeypatc
         assert (sheet[y : y + 80, :left] < 128).any()  # a label
 
 
+def test_sheet_of_a_camera_has_a_row_a_factor_and_some_as_drawn(photo, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main([str(photo), "--camera", "--size", "72", "--tile", "72"]) == cli.DONE
+    sheet = np.asarray(Image.open("astronaut_camera.png"))
+    left, top, step = gallery._LABEL, gallery._HEAD, 72 + gallery._GAP
+    assert sheet.shape == (top + (len(FACTORS) + 1 + gallery._DRAWN) * step, left + 6 * step, 3)
+    dark = sheet[top : top + 72, left + 5 * step :][:, :72] / 255
+    pristine = gallery.square(np.asarray(Image.open(photo)), 72) / 255
+    bright = pristine > 0.3  # there the sRGB curve is a power
+    np.testing.assert_allclose((dark + 0.055)[bright], (pristine + 0.055)[bright] * 2 ** (-3.2 / 2.4), atol=0.004)
+    tiles = sheet[top:, left:].reshape(-1, step, 6, step, 3)[:, :72, :, :72]
+    change = np.abs(tiles[:, :, 1:] - tiles[:, :, :1].astype(float)).mean((1, 3, 4))  # [rows, levels]
+    assert (change[:, 4] > change[:, 0]).all()
+
+
 def test_sheet_of_all_types_names_every_group():
-    tile = np.zeros((80, 80, 3), np.uint8)
-    sheet = gallery._sheet([[tile] * 6] * 24)
+    tiles = [np.zeros((80, 80, 3), np.uint8)] * 6
+    groups = {names[0]: group for group, names in GROUPS.items()}
+    sheet = gallery._sheet([gallery._Row(tiles, groups.get(name, ""), (name, "meaning", "1 2")) for name in TYPES])
     assert sheet.shape == (gallery._HEAD + 24 * 84, gallery._LABEL + 6 * 84, 3)
     lines = (sheet[:, 0] != 255).any(-1).sum()  # one rule above each group
     assert lines >= len(GROUPS)
@@ -68,6 +85,7 @@ def test_sheet_of_all_types_names_every_group():
         (["--type", "jpeg", "--level", "6"], ["--level 6", "1 to 5"]),
         (["--type", "jpeg", "--level", "0"], ["--level 0", "1 to 5"]),
         (["--level", "2"], ["--level", "--type"]),
+        (["--camera", "--type", "jpeg"], ["--camera", "--type"]),
         (["--out", "missing/sheet.png"], ["missing/sheet.png", "no folder missing"]),
         (["--out", "sheet.xyz"], ["sheet.xyz", ".png"]),
         (["--out", "sheet.png", "--size", "16"], ["16 px", "32 px"]),
