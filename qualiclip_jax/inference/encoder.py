@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.export import is_symbolic_dim
 
 from qualiclip_jax import models, quality
 from qualiclip_jax.inference import machine, tiles
@@ -57,8 +58,10 @@ class Encoder:
         return max(32, self.config.image.stride)
 
     def why_not(self, height: int, width: int) -> str | None:
-        """Why an image of this size cannot be scored; None if it can."""
+        """Why an image of this size cannot be scored; None if it can, or if the size is symbolic (`jax.export`)."""
         config, image = self.config, self.config.image
+        if is_symbolic_dim(height) or is_symbolic_dim(width):
+            return None
         if min(height, width) < self.smallest_side:
             return f"{height} x {width} pixels, the smallest side that can be scored is {self.smallest_side}"
         if config.position == "native" and (height, width) != (image.image_size, image.image_size):
@@ -158,8 +161,7 @@ class Encoder:
         """
         encoder = self._merged(state)
         count, height, width = images.shape[:3]
-        most = machine.slice_images(height * width)
-        if sizes is None or count <= most or not self.config.can_tile:
+        if sizes is None or not self.config.can_tile or count <= (most := machine.slice_images(height * width)):
             return self._quality(encoder(_normalised(images), sizes))
         each = next(k for k in range(most, 0, -1) if count % k == 0)
 

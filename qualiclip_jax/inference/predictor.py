@@ -1,6 +1,7 @@
 """`QualiCLIP`: from images to quality scores in [0, 1], higher is better."""
 
 import dataclasses
+import math
 import os
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import ClassVar, Self
@@ -12,10 +13,8 @@ import numpy as np
 from qualiclip_jax import checkpoint, compilation, models, zoo
 from qualiclip_jax.errors import UserError
 from qualiclip_jax.images import ImageError
-from qualiclip_jax.inference import buckets, engine, files, machine
+from qualiclip_jax.inference import buckets, engine, files, inputs, machine
 from qualiclip_jax.inference.encoder import Encoder
-
-Images = np.ndarray | jax.Array | Sequence[np.ndarray | jax.Array]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -68,11 +67,12 @@ class QualiCLIP(models.Model):
         """Whether a program is being compiled at this moment, by any thread that scores."""
         return self._encoder.compiling
 
-    def score(self, images: Images) -> np.ndarray:
+    def score(self, images: inputs.Images) -> np.ndarray:
         """Scores images.
 
         Args:
-          images: RGB, uint8 or float in [0, 1]; one [H, W, 3], several [N, H, W, 3], or a list of any sizes.
+          images: RGB, uint8 or float in [0, 1]; one [H, W, 3], several [N, H, W, 3], or a list of any sizes. NumPy or
+            JAX arrays.
 
         Returns:
           float32 [N] in [0, 1], higher is better; N = 1 for one image.
@@ -82,7 +82,7 @@ class QualiCLIP(models.Model):
         """
         return self.attributes(images).mean(-1)
 
-    def attributes(self, images: Images) -> np.ndarray:
+    def attributes(self, images: inputs.Images) -> np.ndarray:
         """One score per antonym pair (`prompts`); their mean is `score`.
 
         Args:
@@ -91,7 +91,7 @@ class QualiCLIP(models.Model):
         Returns:
           float32 [N, P] in [0, 1].
         """
-        images = _as_list(images)
+        images = inputs.as_list(images)
         result = np.empty((len(images), len(self.prompts)), np.float32)
         sizes = [image.shape[:2] for image in images]
         for i, attributes in self._run(sizes, images.__getitem__, (), self._encoder.costs_now, self._encoder.compiled):
@@ -164,39 +164,32 @@ class QualiCLIP(models.Model):
             scores[row.path] = row.score
         return np.array([scores[path] for path in paths], np.float32)
 
-    def apply(self, images: jax.Array) -> jax.Array:
+    def apply(self, images: jax.Array, check: bool = False) -> jax.Array:
         """The score as a pure, differentiable function, for use as a loss under `jax.jit` and `jax.grad`.
 
+        `jax.export` takes it with symbolic N, H and W, constrained to at least `smallest_side`.
+
         Args:
-          images: float [..., H, W, 3] in [0, 1].
+          images: float [..., H, W, 3] in [0, 1], or uint8.
+          check: where values are not known yet (under `jax.jit` and `jax.grad`), have them checked when they are:
+            `error, score = checkify.checkify(f)(images)`, then `error.throw()`. Known values are always checked.
 
         Returns:
           float32 [...] in [0, 1], higher is better: maximise it.
-        """
-        flat = images.reshape(-1, *images.shape[-3:])
-        return self._encoder.attributes(flat).mean(-1).reshape(images.shape[:-3])
 
-    def save(self, path: str | os.PathLike, store: str = "float32") -> None:
+        Raises:
+          UserError: another shape or type, too small, of another size than a model with a native positional embedding
+            takes, or values outside the range.
+        """
+        inputs.check_array(images, check)
+        *leading, height, width, channels = images.shape
+        if fault := self._encoder.why_not(height, width):
+            raise UserError(f"images of {fault}")
+        if math.prod(leading) == 0:
+            return jnp.zeros(leading, jnp.float32)
+        flat = jnp.reshape(images, (math.prod(leading), height, width, channels))
+        return self._encoder.attributes(flat).mean(-1).reshape(leading)
+
+    def save(self, path: str | os.PathLike[str], store: str = "float32") -> None:
         """Writes a checkpoint that `load` reads, whole or not at all; `store` and errors as `checkpoint.save_model`."""
         checkpoint.save_model(path, self, store)
-
-
-def _as_list(images: Images) -> list[np.ndarray]:
-    """Checks and unpacks what `score` accepts: a list of uint8 or of float32 images."""
-    if hasattr(images, "ndim"):
-        images = [images] if images.ndim == 3 else list(np.asarray(images))
-    images = [np.asarray(image) for image in images]
-    for i, image in enumerate(images):
-        if image.ndim != 3 or image.shape[-1] != 3:
-            raise UserError(f"image {i} has the shape {list(image.shape)}: give RGB images [H, W, 3]")
-        if image.dtype == np.uint8:
-            continue
-        if not jnp.issubdtype(image.dtype, jnp.floating):
-            raise UserError(f"image {i} has the type {image.dtype}: give uint8, or floating point in [0, 1]")
-        if image.size and not (image.min() >= 0 and image.max() <= 1):
-            raise UserError(
-                f"image {i} has values from {image.min():g} to {image.max():g}: floating point goes from 0 to 1"
-            )
-    if all(image.dtype == np.uint8 for image in images):
-        return images
-    return [image / np.float32(255) if image.dtype == np.uint8 else image.astype(np.float32) for image in images]

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.export import is_symbolic_dim
 from jax.typing import DTypeLike
 
 from qualiclip_jax.models.config import ATTENTION_SLICE, TransformerConfig
@@ -115,8 +116,9 @@ MANY_TOKENS = 2048  # above, the queries of an attention go in slices
 def attention(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array | None) -> jax.Array:
     """Scaled dot-product attention; the softmax is computed in float32.
 
-    On a recent NVIDIA GPU, in bfloat16 and without a mask, cuDNN's fused kernel does it. Elsewhere many tokens attend
-    in slices of `ATTENTION_SLICE`. Either way memory grows with T, not with T squared.
+    On a recent NVIDIA GPU, in bfloat16 and without a mask, cuDNN's fused kernel does it. Elsewhere many tokens (or a
+    symbolic number, in `jax.export`) attend in slices of `ATTENTION_SLICE`. Either way memory grows with
+    T, not with T squared.
 
     Args:
       q, k, v: float [N, T, heads, d].
@@ -135,7 +137,7 @@ def attention(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array | None) 
     n, t, *head = q.shape
     if mask is None and q.dtype == jnp.bfloat16 and _fuses_attention(q.shape[-1]):
         return _fused_attention(q, k, v)
-    if t <= MANY_TOKENS or (mask is not None and mask.shape[-2] > 1):
+    if (mask is not None and mask.shape[-2] > 1) or (not is_symbolic_dim(t) and t <= MANY_TOKENS):
         return attend(q)
     slices = -(-t // ATTENTION_SLICE)
     q = jnp.pad(q, ((0, 0), (0, slices * ATTENTION_SLICE - t), (0, 0), (0, 0)))

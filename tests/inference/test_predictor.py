@@ -65,34 +65,6 @@ def test_early_stages_in_slices_score_the_same(resnet, photos, monkeypatch):
     np.testing.assert_allclose(sliced.attributes([photos[0], photos[2]] * 3), plain, atol=1e-5)
 
 
-def test_accepts_arrays_lists_and_floats(resnet, photos):
-    stack = np.stack([photos[0], photos[2]])
-    expected = resnet.score([photos[0], photos[2]])
-    assert expected.dtype == np.float32
-    np.testing.assert_allclose(resnet.score(stack), expected, atol=1e-6)
-    np.testing.assert_allclose(resnet.score(jnp.asarray(stack)), expected, atol=1e-6)
-    np.testing.assert_allclose(resnet.score(stack[0]), expected[:1], atol=1e-6)
-    np.testing.assert_allclose(resnet.score(stack / 255), expected, atol=1e-5)
-    np.testing.assert_allclose(resnet.score([stack[0] / np.float32(255), stack[1]]), expected, atol=1e-5)
-    assert resnet.score([]).shape == (0,)
-
-
-@pytest.mark.parametrize(
-    ("image", "message"),
-    [
-        (np.zeros((31, 64, 3), np.uint8), "image 0: 31 x 64 pixels, the smallest side"),
-        (np.zeros((64, 64, 4), np.uint8), r"shape \[64, 64, 4\]"),
-        (np.zeros((64, 64), np.uint8), r"shape \[64, 64\]"),
-        (np.zeros((64, 64, 3), np.int32), "type int32"),
-        (np.full((64, 64, 3), 2.0), "values from 2 to 2"),
-        (np.full((64, 64, 3), np.nan), "values from nan"),
-    ],
-)
-def test_says_what_is_wrong_with_an_image(resnet, image, message):
-    with pytest.raises(UserError, match=message):
-        resnet.score([image])
-
-
 def test_apply_equals_score_and_has_finite_gradients(resnet, photos):
     stack = np.stack([photos[0], photos[2], np.zeros_like(photos[0]), np.full_like(photos[0], 255)]) / np.float32(255)
     np.testing.assert_allclose(resnet.apply(jnp.asarray(stack)), resnet.score(stack), atol=1e-5)

@@ -1,0 +1,133 @@
+"""What `score` and `apply` accept, and what they say of the rest."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import export
+from jax.experimental import checkify
+from small_models import make_model
+
+from qualiclip_jax.errors import UserError
+from qualiclip_jax.models import CLIPConfig, ViTConfig
+
+
+def test_accepts_arrays_lists_and_floats(resnet, photos):
+    stack = np.stack([photos[0], photos[2]])
+    expected = resnet.score([photos[0], photos[2]])
+    assert expected.dtype == np.float32
+    for images in (
+        stack,
+        jnp.asarray(stack),
+        list(jnp.asarray(stack)),
+        tuple(stack),
+        np.asfortranarray(stack),
+        np.stack([stack, stack])[:, :, ::-1][0, :, ::-1],
+    ):
+        np.testing.assert_allclose(resnet.score(images), expected, atol=1e-6)
+    np.testing.assert_allclose(resnet.score(stack[0]), expected[:1], atol=1e-6)
+    for images in (
+        stack / 255,
+        stack / np.float32(255),
+        jnp.asarray(stack, jnp.float32) / 255,
+        [stack[0] / np.float32(255), stack[1]],
+    ):
+        np.testing.assert_allclose(resnet.score(images), expected, atol=1e-5)
+    np.testing.assert_allclose(resnet.score(jnp.asarray(stack / 255, jnp.float16)), expected, atol=1e-2)
+    assert resnet.score([]).shape == resnet.score(stack[:0]).shape == (0,)
+    assert resnet.attributes([]).shape == (0, 3)
+
+
+BLACK = np.zeros((64, 64, 3), np.uint8)
+FAULTS = [
+    (BLACK[:31], "31 x 64 pixels, the smallest side"),
+    (BLACK[:0], "0 x 64 pixels, the smallest side"),
+    (np.zeros((64, 64, 4), np.uint8), r"has the shape \[64, 64, 4\]"),
+    (np.zeros((3, 64, 64), np.uint8), r"has the shape \[3, 64, 64\]"),
+    (BLACK[..., 0], r"has the shape \[64, 64\]"),
+    (BLACK.astype(np.int32), "has the type int32"),
+    (BLACK.astype(np.uint16), "has the type uint16"),
+    (BLACK.astype(bool), "has the type bool"),
+    (BLACK.astype(np.complex64), "has the type complex64"),
+    (np.full((64, 64, 3), 128.0), "has values from 128 to 128"),
+    (np.full((64, 64, 3), -0.5), "has values from -0.5 to -0.5"),
+    (np.full((64, 64, 3), np.nan), "has values from nan"),
+    (BLACK.tolist(), "is a list: give"),
+]
+
+
+@pytest.mark.parametrize(("image", "message"), FAULTS)
+def test_score_says_what_is_wrong(resnet, image, message):
+    with pytest.raises(UserError, match=f"image 1:? {message}") as error:
+        resnet.score([BLACK, image])
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (BLACK[..., 0], r"image 0 has the shape \[64, 64\]"),
+        (BLACK[None, None], r"image 0 has the shape \[1, 1, 64, 64, 3\]"),
+        ("photo.jpg", "image 0 is a path, 'photo.jpg': score_files takes"),
+        (["photo.jpg"], "image 0 is a path"),
+        (None, "image 0 is a NoneType"),
+        ([[BLACK]], "image 0 is a list"),
+        (BLACK.tolist(), "image 0 is a list"),
+        ({"image": BLACK}, "image 0 is a dict"),
+        (np.array(["a", None], object), r"image 0 has the shape \[2\]"),
+    ],
+)
+def test_score_says_what_are_no_images(resnet, images, message):
+    with pytest.raises(UserError, match=message):
+        resnet.score(images)
+
+
+@pytest.mark.parametrize("jit", [False, True])
+@pytest.mark.parametrize(("image", "message"), FAULTS[:-1])
+def test_apply_says_what_is_wrong(resnet, image, message, jit):
+    with pytest.raises(UserError, match="images are a list"):
+        resnet.apply(image.tolist())
+    if jit and "values" in message:
+        return  # they are not known to it
+    with pytest.raises(UserError, match=f"images (of )?{message}"):
+        (jax.jit(resnet.apply) if jit else resnet.apply)(image)
+
+
+def test_apply_checks_the_range_under_jit_if_asked(resnet):
+    score = checkify.checkify(jax.jit(functools.partial(resnet.apply, check=True)))
+    error, value = score(jnp.full((2, 64, 64, 3), 0.5))
+    error.throw()
+    np.testing.assert_allclose(value, resnet.score(np.full((2, 64, 64, 3), 0.5)), atol=1e-5)
+    error, _ = score(jnp.full((2, 64, 64, 3), 0.5).at[1, 3, 4].set(jnp.array([128.0, np.nan, -1e-3])))
+    with pytest.raises(checkify.JaxRuntimeError, match="the array of images has 3 values that are not from 0 to 1"):
+        error.throw()
+
+
+def test_apply_takes_bytes_and_empty_batches(resnet, photos):
+    np.testing.assert_allclose(resnet.apply(photos[0]), resnet.score(photos[0])[0], atol=1e-5)
+    assert (
+        resnet.apply(jnp.zeros((0, 64, 64, 3))).shape == jax.jit(resnet.apply)(jnp.zeros((0, 64, 64, 3))).shape == (0,)
+    )
+    assert resnet.apply(jnp.zeros((2, 0, 64, 64, 3))).shape == (2, 0)
+
+
+def test_apply_refuses_what_a_native_model_does_not_take():
+    config = CLIPConfig(32, ViTConfig(layers=1, width=32, heads=2, patch_size=8, image_size=40), position="native")
+    with pytest.raises(UserError, match="images of 64 x 64 pixels, and this model takes only 40 x 40"):
+        make_model(config).apply(jnp.zeros((64, 64, 3)))
+
+
+@pytest.mark.parametrize("kind", ["resnet", "vit"])
+def test_export_with_symbolic_sizes(kind, photos, request):
+    """One program for all sizes gives the scores of `score`."""
+    model = request.getfixturevalue(kind)
+    n, h, w = export.symbolic_shape("n, h, w", constraints=("h >= 32", "w >= 32"))
+    exported = export.export(jax.jit(model.apply))(jax.ShapeDtypeStruct((n, h, w, 3), jnp.float32))
+    call = exported.call
+    for photo in (photos[0], photos[1], photos[3]):
+        batch = np.stack([photo, photo[::-1]]) / np.float32(255)
+        np.testing.assert_allclose(call(batch), model.score(batch), atol=1e-6)
+    with pytest.raises(ValueError, match="h >= 32"):
+        call(np.zeros((1, 31, 64, 3), np.float32))
