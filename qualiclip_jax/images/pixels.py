@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from qualiclip_jax.images.error import not_supported
+from qualiclip_jax.images.error import Refused, not_supported
 
 _ORIENTATION_TAG = 0x0112
 _UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {
@@ -83,6 +83,31 @@ def to_rgb(image: Image.Image) -> np.ndarray:
         raise not_supported(f"{image.format} with samples of the kind {image.mode}")
     image.load()
     return by_strips(height, width, convert)
+
+
+def from_pillow(image: Image.Image) -> np.ndarray:
+    """Converts an image that Pillow has opened or made to uint8 [H, W, 3], upright, as `read_image` does with a file.
+
+    Raises:
+      Refused: it is of a mode that is not supported, or of floating point that does not go from 0 to 1.
+    """
+    image.load()  # of a TIFF, Pillow turns it upright now
+    width, height = image.size
+    if width == 0 or height == 0:
+        return np.zeros((height, width, 3), np.uint8)
+    if image.mode.startswith("I;16") or image.mode == "F":
+        samples = np.asarray(image)[..., None]
+        if image.mode == "F" and not (samples.min() >= 0 and samples.max() <= 1):
+            raise Refused(f"floating point values from {samples.min():g} to {samples.max():g}, expected 0 to 1")
+        key = image.info.get("transparency")
+        alpha = None if key is None else (samples != key).astype(np.float32)
+        grey = over_white(samples.astype(np.float32) / (1 if image.mode == "F" else 65535), alpha)
+        rgb = np.repeat(grey, 3, axis=2)
+    elif image.mode in ("I", "LAB"):
+        raise not_supported(f"an image of Pillow of mode {image.mode}", "convert it, or give an array")
+    else:
+        rgb = to_rgb(image)
+    return upright(rgb, orientation(image))
 
 
 def over_white(color: np.ndarray, alpha: np.ndarray | None = None, premultiplied: bool = False) -> np.ndarray:

@@ -7,16 +7,21 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import PIL.Image
 from jax.experimental import checkify
 
 from qualiclip_jax.errors import UserError
+from qualiclip_jax.images.error import first_line
+from qualiclip_jax.images.pixels import from_pillow
 
-Image = np.ndarray | jax.Array
+Image = np.ndarray | jax.Array | PIL.Image.Image
 Images = Image | Sequence[Image]
 
 
 def as_list(images: Images) -> list[np.ndarray]:
     """The images that `score` accepts, all of one type: uint8, or float32 in [0, 1], each [H, W, 3].
+
+    Images of Pillow become RGB as files do: turned upright, transparency laid over white, 16 bits rounded to 8.
 
     Raises:
       UserError: another shape or type, or values outside the range.
@@ -36,6 +41,8 @@ def _checked(image: Any, index: int) -> np.ndarray:
     what = f"image {index}"
     if isinstance(image, str | os.PathLike):
         raise UserError(f"{what} is a path, {os.fspath(image)!r}: score_files takes the paths of image files")
+    if isinstance(image, PIL.Image.Image):
+        return _from_pillow(image, what)
     if not hasattr(image, "dtype") or not hasattr(image, "ndim"):
         raise UserError(f"{what} is a {type(image).__name__}: give arrays (NumPy or JAX) or images of Pillow")
     image = np.asarray(image)
@@ -43,6 +50,13 @@ def _checked(image: Any, index: int) -> np.ndarray:
     if image.dtype != np.uint8 and image.size and not (image.min() >= 0 and image.max() <= 1):
         raise UserError(f"{what} has {_range(image)}")
     return image
+
+
+def _from_pillow(image: PIL.Image.Image, what: str) -> np.ndarray:
+    try:
+        return from_pillow(image)
+    except Exception as error:  # Pillow decodes the file only now
+        raise UserError(f"{what}: {first_line(error)}") from None
 
 
 def check_array(images: jax.Array, check: bool) -> None:

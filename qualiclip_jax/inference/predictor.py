@@ -71,8 +71,8 @@ class QualiCLIP(models.Model):
         """Scores images.
 
         Args:
-          images: RGB, uint8 or float in [0, 1]; one [H, W, 3], several [N, H, W, 3], or a list of any sizes. NumPy or
-            JAX arrays.
+          images: one [H, W, 3], several [N, H, W, 3], or a list of any sizes. Arrays of NumPy or JAX are RGB, uint8 or
+            float in [0, 1]. Images of Pillow may be of most modes and become RGB as image files do.
 
         Returns:
           float32 [N] in [0, 1], higher is better; N = 1 for one image.

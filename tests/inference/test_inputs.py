@@ -1,16 +1,20 @@
 """What `score` and `apply` accept, and what they say of the rest."""
 
 import functools
+import io
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import PIL.Image
 import pytest
 from jax import export
 from jax.experimental import checkify
 from small_models import make_model
 
 from qualiclip_jax.errors import UserError
+from qualiclip_jax.images import decode_image
+from qualiclip_jax.inference import inputs
 from qualiclip_jax.models import CLIPConfig, ViTConfig
 
 
@@ -38,6 +42,71 @@ def test_accepts_arrays_lists_and_floats(resnet, photos):
     np.testing.assert_allclose(resnet.score(jnp.asarray(stack / 255, jnp.float16)), expected, atol=1e-2)
     assert resnet.score([]).shape == resnet.score(stack[:0]).shape == (0,)
     assert resnet.attributes([]).shape == (0, 3)
+
+
+def as_file(image: PIL.Image.Image) -> np.ndarray:
+    """What `decode_image` makes of it after it was written to a file."""
+    file = io.BytesIO()
+    image.save(file, "TIFF" if image.mode in ("CMYK", "F", "YCbCr") else "PNG", **image.info)
+    return decode_image(file.getvalue())
+
+
+def pillow_images() -> dict[str, PIL.Image.Image]:
+    rng = np.random.default_rng(0)
+    rgba = PIL.Image.fromarray(rng.integers(0, 256, (40, 70, 4), np.uint8))
+    images = {mode: rgba.convert(mode) for mode in ("RGB", "RGBA", "L", "LA", "1", "CMYK", "YCbCr")}
+    images["P"] = images["RGB"].quantize(16)
+    images["P, transparent"] = images["RGB"].quantize(16)
+    images["P, transparent"].info["transparency"] = 3
+    images["L, transparent"] = images["L"].copy()
+    images["L, transparent"].info["transparency"] = 128
+    deep = rng.integers(0, 65536, (40, 70), np.uint16)
+    images["I;16"] = PIL.Image.fromarray(deep)
+    images["I;16, transparent"] = PIL.Image.fromarray(deep // 4096 * 4096)
+    images["I;16, transparent"].info["transparency"] = 8192
+    images["F"] = PIL.Image.fromarray(rng.random((40, 70), np.float32))
+    return images
+
+
+@pytest.mark.parametrize("kind", pillow_images())
+def test_images_of_pillow_are_those_of_files(kind):
+    image = pillow_images()[kind]
+    np.testing.assert_array_equal(inputs.as_list(image)[0], as_file(image))
+
+
+def test_images_of_pillow_are_scored(resnet, photos):
+    images = [PIL.Image.fromarray(photo) for photo in photos[:3]]
+    expected = resnet.score(photos[:3])
+    np.testing.assert_allclose(resnet.score(images), expected, atol=1e-6)
+    np.testing.assert_allclose(resnet.score(images[0]), expected[:1], atol=1e-6)
+    np.testing.assert_allclose(resnet.score([images[0], photos[1], photos[2] / 255]), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "TIFF"])
+def test_opened_images_of_pillow_are_turned_upright(format):
+    file, exif = io.BytesIO(), PIL.Image.Exif()
+    exif[0x0112] = 6
+    PIL.Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 70, 3), np.uint8)).save(file, format, exif=exif)
+    opened, expected = PIL.Image.open(file), decode_image(file.getvalue())
+    assert expected.shape == (70, 40, 3)
+    np.testing.assert_array_equal(inputs.as_list([opened])[0], expected)
+
+
+def test_images_of_pillow_that_are_refused(resnet):
+    file = io.BytesIO()
+    PIL.Image.effect_noise((64, 64), 100).save(file, "JPEG")
+    closed = PIL.Image.new("RGB", (64, 64))
+    closed.close()
+    for image, message in (
+        (PIL.Image.new("LAB", (64, 64)), "an image of Pillow of mode LAB is not supported: convert it"),
+        (PIL.Image.new("I", (64, 64)), "mode I is not supported"),
+        (PIL.Image.new("F", (64, 64), 3), "floating point values from 3 to 3, expected 0 to 1"),
+        (PIL.Image.new("RGB", (0, 64)), "64 x 0 pixels, the smallest side"),
+        (PIL.Image.open(io.BytesIO(file.getvalue()[:-900])), "truncated"),
+        (closed, "closed image"),
+    ):
+        with pytest.raises(UserError, match=f"image 0: .*{message}"):
+            resnet.score([image])
 
 
 BLACK = np.zeros((64, 64, 3), np.uint8)
