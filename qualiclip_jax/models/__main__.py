@@ -12,7 +12,7 @@ SETS = {"koniq10k": "KonIQ", "clive": "CLIVE", "spaq": "SPAQ", "flive": "FLIVE",
 
 
 def main(argv: Sequence[str]) -> int | None:
-    """Lists the models, as a table or as JSON."""
+    """Lists the models, as a table or as JSON, or fetches some."""
     parser = argparse.ArgumentParser(
         prog=cli.program("models"),
         description="Lists the models that have a name. Each is what --checkpoint, --baseline, --config.model.weights, "
@@ -20,7 +20,14 @@ def main(argv: Sequence[str]) -> int | None:
         epilog="A model is downloaded and converted on first use, and kept in the user's cache directory.",
     )
     parser.add_argument("--json", action="store_true", help="one JSON object a model and line")
+    parser.add_argument("--fetch", nargs="+", metavar="NAME", help="downloads and converts these, for later")
     arguments = parser.parse_args(argv)
+    if arguments.fetch:
+        from qualiclip_jax import zoo
+
+        for name in arguments.fetch:
+            zoo.load(name)
+        return cli.DONE
     found = _facts()
     if arguments.json:
         for facts in found:
