@@ -43,6 +43,7 @@ def run(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None 
       0, 1, 2 or 130. A `UserError` or `OSError` is printed to standard error as one line, without a traceback. The
       first Ctrl-C is a `KeyboardInterrupt`; a second one ends the process at once, whatever it still waits for.
     """
+    _open_standard_streams()
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="backslashreplace")  # a name that the terminal has no letters for is no error
     try:
@@ -63,6 +64,16 @@ def run(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None 
         reason = (error.strerror or str(error) or type(error).__name__).splitlines()[0]
         print(f"error: {f'{error.filename}: ' if error.filename else ''}{reason}", file=sys.stderr)
         return FAILED
+
+
+def _open_standard_streams() -> None:
+    """Opens the null device in place of standard streams that are closed, as a scheduler may start a command.
+
+    In their order: each then gets its own number, and no file that is opened later takes messages meant for a screen.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115  (as long as the process)
 
 
 @contextlib.contextmanager

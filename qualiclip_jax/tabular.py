@@ -29,6 +29,7 @@ from qualiclip_jax.errors import UserError
 
 NAME_COLUMNS = ("image", "path", "file", "name", "filename", "file_name", "image_name")  # what names a row's image
 EXTENSIONS = (".csv", ".tsv", ".txt", ".jsonl", ".parquet", ".xlsx", ".xls")  # the last two for their error messages
+PATH_BYTES = "path_bytes"  # a column of Parquet, where text is UTF-8: the bytes of a `path` that is not
 DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "vertical bar"}
 
 _FOREIGN = {  # first bytes of files that are taken for CSV
@@ -132,7 +133,7 @@ def read(path: str | os.PathLike[str], *wanted: Sequence[str]) -> Table:
       UserError: the file cannot be read, is no table, lacks a column wanted, or a row has too few or too many fields.
     """
     path = Path(path)
-    if path.suffix not in (".jsonl", ".parquet"):
+    if path.suffix.lower() not in (".jsonl", ".parquet"):
         return parse(_bytes(path), path, *wanted)
     rows = list(records(path))
     names = list(dict.fromkeys(name for row in rows for name in row))
@@ -163,9 +164,9 @@ def records(path: str | os.PathLike[str], *wanted: Sequence[str]) -> Iterator[di
       UserError: as `read`; what is wrong with a row when that row comes.
     """
     path = Path(path)
-    if path.suffix == ".parquet":
+    if path.suffix.lower() == ".parquet":
         yield from _parquet_records(path)
-    elif path.suffix == ".jsonl":
+    elif path.suffix.lower() == ".jsonl":
         yield from _json_records(path)
     else:
         content = _Content(_bytes(path), path, wanted)
@@ -188,7 +189,10 @@ def _json_records(path: Path) -> Iterator[dict[str, Any]]:
 
 def _parquet_records(path: Path) -> Iterator[dict[str, Any]]:
     try:
-        yield from pyarrow()[1].read_table(path).to_pylist()
+        for row in pyarrow()[1].read_table(path).to_pylist():
+            if (name := row.pop(PATH_BYTES, None)) is not None:
+                row["path"] = os.fsdecode(name)
+            yield row
     except UserError:
         raise
     except Exception as error:  # pyarrow has classes of its own

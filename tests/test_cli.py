@@ -82,6 +82,16 @@ def test_help_names_the_program_as_it_was_started(command, capsys, monkeypatch):
     assert cli.program(command) == f"python -m qualiclip_jax.{command}"
 
 
+def test_closed_standard_streams_are_no_error(tmp_path):
+    """As a scheduler may start a command. What is opened later does not take their numbers, and with them messages."""
+    program = "import os, sys; from qualiclip_jax import cli; sys.exit(cli.run(lambda _: CALL, ()))"
+    call = "(print(1), print(2, file=sys.stderr), os.fstat(os.open(sys.argv[1], os.O_RDONLY)), sys.exit(0))"
+    for closed in ("<&-", ">&-", "2>&-", "<&- >&- 2>&-"):
+        code = program.replace("CALL", call if closed != "<&-" else f"(print(sys.stdin.buffer.read()), {call})")
+        command = f'"$0" -c "$1" "$2" {closed}'
+        subprocess.run(["sh", "-c", command, sys.executable, code, str(tmp_path)], check=True)
+
+
 def test_names_that_a_terminal_has_no_letters_for_are_no_error(monkeypatch):
     screen = io.TextIOWrapper(io.BytesIO(), encoding="latin-1")
     monkeypatch.setattr(sys, "stdout", screen)

@@ -178,7 +178,10 @@ def write_parquet(path):
     pytest.importorskip("pyarrow.parquet").write_table(pa.Table.from_pylist(ROWS), path)
 
 
-@pytest.mark.parametrize(("extension", "write"), [(".jsonl", write_jsonl), (".parquet", write_parquet)])
+@pytest.mark.parametrize(
+    ("extension", "write"),
+    [(".jsonl", write_jsonl), (".JSONL", write_jsonl), (".parquet", write_parquet), (".Parquet", write_parquet)],
+)
 def test_tables_in_other_formats(tmp_path, extension, write):
     path = tmp_path / f"my{extension}"
     write(path)

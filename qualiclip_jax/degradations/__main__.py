@@ -70,6 +70,8 @@ def _check(arguments: argparse.Namespace) -> None:
         arguments.out = Path(f"{Path(arguments.photo).stem}_{kind}.png")
     if arguments.out.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"):
         raise UserError(f"--out {arguments.out}: the name must end in .png, .jpg, .webp, .bmp or .tif")
+    if os.path.lexists(arguments.out):
+        raise UserError(f"--out {arguments.out}: exists already; choose another name, or remove it first")
     folder = arguments.out.parent
     if not folder.is_dir() or not os.access(folder, os.W_OK):
         raise UserError(f"--out {arguments.out}: no folder {folder} that can be written to")

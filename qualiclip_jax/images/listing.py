@@ -3,6 +3,7 @@
 import glob
 import logging
 import os
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,6 +18,7 @@ _SYSTEM_FOLDERS = {  # thumbnails, bins and snapshots of macOS, Windows, Linux, 
     "__macosx", "$recycle.bin", "system volume information", "lost+found",
     "@eadir", "@tmp", "#recycle", "#snapshot", "@__thumb", "@recycle", "@recently-snapshot",
 }  # fmt: skip
+_STARS = re.compile(r"(^|/)\*\*(/|$)")
 _log = logging.getLogger(__name__)
 
 
@@ -109,10 +111,22 @@ def _matches(pattern: str, on_error: Callable[[ImageError], object]) -> list[Pat
 
 
 def _expand(pattern: str) -> list[str]:
-    """What matches a pattern, without what lies in system folders that the pattern does not name."""
-    named = {part.lower() for part in Path(pattern).parts}
-    unnamed = _SYSTEM_FOLDERS - named
-    return [m for m in glob.glob(pattern, recursive=True) if unnamed.isdisjoint(m.lower().split(os.sep))]
+    """What matches a pattern, without what lies in system folders that the pattern does not name.
+
+    `**` does not follow links to folders, as in a shell: two links to a folder above would never come to an end.
+    """
+    unnamed = _SYSTEM_FOLDERS - {part.lower() for part in Path(pattern).parts}
+    stars = _STARS.search(pattern)
+    if stars is None:
+        return [match for match in glob.glob(pattern) if unnamed.isdisjoint(match.lower().split(os.sep))]
+    above, below = pattern[: stars.end(1)], pattern[stars.end() :] if stars[2] else "*"
+    folders = _expand(above) if above else [""]
+    for folder in folders:  # grows
+        for name in next(os.walk(folder or os.curdir), ("", [], []))[1]:
+            path = os.path.join(folder, name, "")
+            if not (name.startswith(".") or name.lower() in unnamed or os.path.islink(path[:-1])):
+                folders.append(path)
+    return [match for folder in folders for match in _expand(glob.escape(folder) + below)]
 
 
 def _unreadable(folder: str | os.PathLike[str], error: OSError) -> ImageError:

@@ -13,7 +13,6 @@ from qualiclip_jax.errors import UserError
 FORMATS = (".csv", ".jsonl", ".parquet")
 PATH = "path"
 _SURROGATES = re.compile("[\ud800-\udfff]")
-_BYTES = "path_bytes"  # a column of Parquet, where text is UTF-8: the bytes of names that are not
 
 Record = dict[str, Any]
 
@@ -35,7 +34,7 @@ def to_bytes(records: Sequence[Record], suffix: str, kinds: Mapping[str, type]) 
     columns = {name: pa.array([_utf8(record[name]) for record in records], types[kind]) for name, kind in kinds.items()}
     if any(_SURROGATES.search(record[PATH]) for record in records):
         odd = [os.fsencode(record[PATH]) if _SURROGATES.search(record[PATH]) else None for record in records]
-        columns[_BYTES] = pa.array(odd, pa.binary())
+        columns[tabular.PATH_BYTES] = pa.array(odd, pa.binary())
     sink = pa.BufferOutputStream()
     parquet.write_table(pa.table(columns), sink)
     return bytes(sink.getvalue())
@@ -56,8 +55,6 @@ def read(path: Path, wanted: Sequence[str]) -> list[Record]:
         missing = [name for name in wanted if name not in record]
         if missing:
             raise UserError(f"{path}: row {number} has no {', '.join(missing)}")
-        if (name := record.pop(_BYTES, None)) is not None:
-            record[PATH] = os.fsdecode(name)
     return records
 
 

@@ -12,7 +12,10 @@ from qualiclip_jax import checkpoint, storage
 from qualiclip_jax.errors import UserError
 from qualiclip_jax.training import config as config_lib
 
-WRITTEN = ("config.json", "metrics.jsonl", "evaluations.jsonl", "degradations.png", "curves.png")
+CONFIG = "config.json"
+WRITTEN = ("metrics.jsonl", "evaluations.jsonl", "degradations.png", "curves.png", CONFIG)  # the config goes last
+FOLDERS = ("checkpoints", "tensorboard")
+_OURS = {"steps", "data", "model", "degradations"}  # some fields of every config
 
 
 @contextlib.contextmanager
@@ -38,16 +41,18 @@ def prepare(workdir: Path, config: ConfigDict, overwrite: bool, checkpoint_bytes
       checkpoint_bytes: size of one checkpoint.
 
     Raises:
-      UserError: if it cannot be written, lies on a disk without room for the checkpoints, or holds the run of another
-        config, whose difference is shown. Under a constant schedule, more steps are no difference.
+      UserError: if it cannot be written, lies on a disk without room for the checkpoints, holds files that a run would
+        write but none wrote, or the run of another config, whose difference is shown. Under a constant schedule, more
+        steps are no difference.
     """
     with _write_errors(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
+        _refuse_files_of_others(workdir)
         if overwrite:
             _clear(workdir)
-        _refuse_other_config(workdir / "config.json", config)
+        _refuse_other_config(workdir / CONFIG, config)
         _check_space(workdir, checkpoint_bytes, config.checkpoint.keep_last)
-        storage.write_bytes(workdir / "config.json", f"{config_lib.to_json(config)}\n".encode())
+        storage.write_bytes(workdir / CONFIG, f"{config_lib.to_json(config)}\n".encode())
 
 
 @contextlib.contextmanager
@@ -56,6 +61,15 @@ def _write_errors(workdir: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(f"--workdir {workdir} cannot be written: {error.strerror or error}") from None
+
+
+def _refuse_files_of_others(workdir: Path) -> None:
+    """Refuses a directory with files of the names of `WRITTEN` or `FOLDERS` that no training run wrote."""
+    there = [name for name in (*WRITTEN, *FOLDERS) if (workdir / name).exists()]
+    with contextlib.suppress(ValueError):  # no JSON: a damaged config is another error
+        config = json.loads((workdir / CONFIG).read_bytes()) if CONFIG in there else {}
+        if there and isinstance(config, dict) and not config.keys() >= _OURS:
+            raise UserError(f"--workdir {workdir}: {there[0]} is there and not of a training run: choose another one")
 
 
 def _refuse_other_config(path: Path, config: ConfigDict) -> None:

@@ -9,6 +9,7 @@ from qualiclip_jax import cli
 from qualiclip_jax.degradations import GROUPS, TYPES, degrade, gallery
 from qualiclip_jax.degradations.__main__ import main
 from qualiclip_jax.degradations.catalog import FACTORS
+from qualiclip_jax.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +32,11 @@ def test_the_name_of_the_output_tells_what_it_is(photo, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     main([str(photo), "--type", "darken"])
     assert [path.name for path in tmp_path.iterdir()] == ["astronaut_darken_3.png"]
+    before = photo.read_bytes()
+    for out in ([], ["--out", str(photo)]):
+        with pytest.raises(UserError, match="exists already; choose another name"):
+            main([str(photo), "--type", "darken", *out])
+    assert photo.read_bytes() == before
 
 
 def test_sheet_has_a_row_a_type_and_a_column_a_level(photo, tmp_path, monkeypatch):

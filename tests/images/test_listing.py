@@ -44,10 +44,23 @@ def test_system_folders_are_left_out_unless_they_are_named(tmp_path):
     photo = [tmp_path / "a/photo.jpg"]
     assert list_images(tmp_path) == photo
     assert list_images(f"{tmp_path}/*") == photo
-    assert list_images(f"{tmp_path}/**/*.jpg") == photo
+    assert list_images(f"{tmp_path}/**/*.jpg") == list_images(f"{tmp_path}/*/**") == photo
     thumbnail = [tmp_path / "@eaDir/thumbnail.jpg"]
     assert list_images(tmp_path / "@eaDir") == thumbnail
     assert list_images(f"{tmp_path}/@eaDir/*.jpg") == thumbnail
+
+
+def test_stars_do_not_follow_links(tmp_path):
+    """Each of two links to the folder above would lead to both again, and so on."""
+    for name in ("a/b/photo.jpg", "a/.hidden/photo.jpg", "c/photo.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    for name in ("a/up", "a/b/up", "c/top"):
+        (tmp_path / name).symlink_to(tmp_path, target_is_directory=True)
+    found = [tmp_path / "a/b/photo.jpg", tmp_path / "c/photo.jpg"]
+    for pattern in ("**/*.jpg", "**", "**/**/photo.jpg", "[ac]/**/*.jpg", "**/[bc]/*.jpg"):
+        assert list_images(f"{tmp_path}/{pattern}") == found, pattern
+    assert list_images(f"{tmp_path}/c/top/a/**/*.jpg") == [tmp_path / "c/top/a/b/photo.jpg"]  # a link that is named
 
 
 def test_what_matches_but_cannot_be_an_image_is_listed_nevertheless(tmp_path):

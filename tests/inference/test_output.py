@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from qualiclip_jax import tabular
 from qualiclip_jax.errors import UserError
 from qualiclip_jax.inference.files import Row, state_of
 from qualiclip_jax.inference.formats import FORMATS, printable
@@ -88,6 +89,7 @@ def test_parquet_as_others_read_it(rows, tmp_path):
     assert str(table.schema.field("width").type) == "int64"
     assert table.column("path").to_pylist()[-3].endswith(r"caf\xe9.png")
     assert table.column("path_bytes").to_pylist()[-3] == os.fsencode(rows[-3].path)
+    assert tabular.read(tmp_path / "scores.parquet").column("path") == [row.path for row in rows]
     write(tmp_path / "plain.parquet", rows[:3])
     assert "path_bytes" not in parquet.read_table(tmp_path / "plain.parquet").column_names
 

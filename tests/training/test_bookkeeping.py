@@ -137,10 +137,30 @@ def test_a_disk_without_room_is_said_before_anything_is_written(tmp_path, monkey
     with pytest.raises(UserError, match="0 MiB free, but 5 checkpoints need 0: .*keep_last"):
         workdir.prepare(tmp_path, config(), False, size)
     assert list(tmp_path.iterdir()) == []  # so that another keep_last is not another run's
+    workdir.prepare(tmp_path, config(), False, 0)
+    assert json.loads((tmp_path / "config.json").read_text())["seed"] == 0
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints/array").write_bytes(b"x" * size)
     workdir.prepare(tmp_path, config(), False, size)  # what is there already needs no room
-    assert json.loads((tmp_path / "config.json").read_text())["seed"] == 0
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"metrics.jsonl": "my notes"},
+        {"checkpoints/best.pt": "weights"},
+        {"config.json": '{"architectures": ["CLIPModel"]}', "model.safetensors": "weights"},
+    ],
+    ids=str,
+)
+def test_files_that_no_run_wrote_are_neither_used_nor_removed(files, overwrite, tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    for name, content in files.items():
+        (tmp_path / name).write_text(content)
+    with pytest.raises(UserError, match="is there and not of a training run: choose another one"):
+        workdir.prepare(tmp_path, config(), overwrite, 0)
+    assert {name: (tmp_path / name).read_text() for name in files} == files
 
 
 def test_metrics_on_a_full_disk_are_one_line(tmp_path):
