@@ -38,9 +38,14 @@ print(json.dumps({
 """
 
 
+def without_cache() -> dict[str, str]:
+    """The environment without the cache that the tests share."""
+    return {k: v for k, v in os.environ.items() if not k.startswith("JAX_")} | {"JAX_PLATFORMS": "cpu"}
+
+
 def test_one_compilation_a_shape_and_none_in_the_next_run(resnet, tmp_path):
     resnet.save(tmp_path / "model")
-    environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path / "cache"), "JAX_ENABLE_COMPILATION_CACHE": "true"}
+    environment = without_cache() | {"XDG_CACHE_HOME": str(tmp_path / "cache")}
 
     def run() -> dict:
         command = [sys.executable, "-c", RUN, str(tmp_path / "model")]
@@ -99,8 +104,7 @@ def test_an_existing_cache_is_honoured(monkeypatch, tmp_path):
     )
 
     def directory(**variables: str) -> str:
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("JAX_")}
-        environment |= {"XDG_CACHE_HOME": str(tmp_path / "cache"), "JAX_PLATFORMS": "cpu"} | variables
+        environment = without_cache() | {"XDG_CACHE_HOME": str(tmp_path / "cache")} | variables
         command = [sys.executable, "-c", code]
         return subprocess.run(command, env=environment, capture_output=True, check=True, text=True).stdout.strip()
 

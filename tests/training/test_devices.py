@@ -17,7 +17,7 @@ COMPILE_FAST = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_
 def runs(tmp_path_factory):
     """`losses N` [20] and `pixels N` [20, B, L, 2, H, W, 3] for 1, 2, 4 devices; "2x2" for two processes of two."""
     folder = tmp_path_factory.mktemp("runs")
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_COMPILATION_CACHE_DIR": str(folder / "cache")}
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
     one = environment | {"XLA_FLAGS": f"{COMPILE_FAST} --xla_force_host_platform_device_count=4"}
     two = environment | {"XLA_FLAGS": COMPILE_FAST}
     launch = [sys.executable, str(ROOT / "launch" / "local.py"), "--processes", "2", "--devices", "2", "--"]

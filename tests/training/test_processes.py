@@ -24,15 +24,8 @@ COMPILE_FAST = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_
 
 
 @pytest.fixture(scope="module")
-def environment(tmp_path_factory):
-    """A compilation cache shared by the processes of this file."""
-    return os.environ | {
-        "PYTHONPATH": str(ROOT),
-        "PYTHONUNBUFFERED": "1",
-        "XLA_FLAGS": COMPILE_FAST,
-        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("cache")),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    }
+def environment():
+    return os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "XLA_FLAGS": COMPILE_FAST}
 
 
 def start(command, environment):
