@@ -159,7 +159,7 @@ def local(arguments):
 
 @pytest.mark.parametrize(("page", "command"), COMMANDS, ids=[f"{page}: {command}" for page, command in COMMANDS])
 def test_commands_are_taken(parse_only, page, command):
-    check(shlex.split(command, comments=True))
+    check([re.sub(r"^[A-Z]+\.py$", "configs/demo.py", word) for word in shlex.split(command, comments=True)])
 
 
 def test_there_are_commands_from_every_kind_of_page():

@@ -8,7 +8,7 @@ import numpy as np
 from qualiclip_jax import degradations, images
 from qualiclip_jax.data import pristine
 
-DEGRADED = {"gaussian_blur": (3, 5), "jpeg": (3, 5), "white_noise": (3, 5), "darken": (5,)}  # type -> levels
+DEGRADED = {"gaussian_blur": (3, 5), "white_noise": (3, 5), "nonlinear_contrast": (3, 5)}  # type -> levels
 
 
 def write_photos(folder: Path) -> list[Path]:
