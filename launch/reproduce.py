@@ -83,11 +83,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         help="to evaluate on (default: %(default)s)",
     )
     parser.add_argument("--dry-run", action="store_true", help="list the stages, hours and disk, and end")
-    own, fields = argv, []
-    if "--" in argv:
-        own, fields = argv[: argv.index("--")], argv[argv.index("--") + 1 :]
-    args = parser.parse_args(own)
-    args.fields = list(fields)
+    end = argv.index("--") if "--" in argv else len(argv)
+    args = parser.parse_args(argv[:end])
+    args.fields = list(argv[end + 1 :])
     for name in ("train", "models", "sets"):
         setattr(args, name, [part.strip() for part in getattr(args, name).split(",") if part.strip()])
     if unknown := [name for name in args.sets if name not in RATED and name != SYNTHETIC]:

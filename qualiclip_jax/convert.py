@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from qualiclip_jax import cli
 from qualiclip_jax.errors import UserError
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["from_state_dict", "main", "to_openai_state_dict"]
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     if name in ("from_state_dict", "to_openai_state_dict"):  # looked up late, so that --help needs no JAX
         from qualiclip_jax.models import convert
 

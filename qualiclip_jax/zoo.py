@@ -319,9 +319,10 @@ def _build(
     clip_options: dict[str, Any] | None = None,
 ) -> models.Model:
     """Reads what a name leads to, with changes."""
+    path = found.path or _fetch(TABLE[found.name])
     if found.is_checkpoint:
-        return _of_checkpoint(found.path, pairs, tokenizer, clip_options or {})
-    return _of_weights(found, pairs, tokenizer, clip_options or {})
+        return _of_checkpoint(path, pairs, tokenizer, clip_options or {})
+    return _of_weights(found, path, pairs, tokenizer, clip_options or {})
 
 
 def _of_checkpoint(
@@ -348,12 +349,14 @@ def _of_checkpoint(
 
 
 def _of_weights(
-    found: _Found, pairs: Sequence[Any] | None, tokenizer: str | Path | None, clip_options: dict[str, Any]
+    found: _Found,
+    path: Path,
+    pairs: Sequence[Any] | None,
+    tokenizer: str | Path | None,
+    clip_options: dict[str, Any],
 ) -> models.Model:
     """Weights as they were published, as a model."""
-    entry = found.entry
-    path = found.path if entry is None else _fetch(entry)
-    read = weights.read(path)
+    entry, read = found.entry, weights.read(path)
     files = [*read.files, *(path.with_name(name) for name in (entry.files[1:] if entry else ()))]
     digests = {file.name: download.sha256(file) for file in files}
     provenance: dict[str, Any] = {"weights": found.name, "sha256": digests}
@@ -399,7 +402,7 @@ def _stored_features(found: weights.Weights, clip: models.CLIP) -> np.ndarray | 
     lengths = np.linalg.norm(features, axis=-1, keepdims=True)
     if not np.all(np.abs(lengths - 1) < 1e-2):
         raise UserError(f"{found.name}: {STORED_FEATURES} are not of unit length")
-    return (features / lengths).reshape(len(prompts.PAIRS), 2, -1)
+    return np.reshape(features / lengths, (len(prompts.PAIRS), 2, -1))
 
 
 def _learned_features(path: Path, clip: models.CLIP) -> np.ndarray:

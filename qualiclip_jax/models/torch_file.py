@@ -370,7 +370,8 @@ def _items(machine: _Machine, pairs: Any = ()) -> dict[Any, Any]:
     result: dict[Any, Any] = {}
     machine._stack.append(result)
     machine._set_items([part for pair in pairs for part in pair])
-    return machine._stack.pop()
+    machine._stack.pop()
+    return result
 
 
 def _first(_: _Machine, value: Any, *rest: Any) -> Any:

@@ -2,6 +2,7 @@
 
 import math
 import re
+from typing import Any
 
 import jax
 import numpy as np
@@ -13,16 +14,16 @@ from qualiclip_jax.errors import UserError
 NOT_DECAYED = ("bias", "scale", "logit_scale")  # last part of the name of a parameter without weight decay
 
 
-def parameter_names(params) -> list[str]:
+def parameter_names(params: Any) -> list[str]:
     """The name of every leaf in tree order, e.g. `image/layer1/0/conv1/kernel`."""
     paths, _ = jax.tree_util.tree_flatten_with_path(params)
     return ["/".join(str(_part(key)) for key in path if _part(key) != "value") for path, _ in paths]
 
 
-def _part(key) -> str:
+def _part(key: Any) -> str:
     for attribute in ("key", "name", "idx"):
         if hasattr(key, attribute):
-            return getattr(key, attribute)
+            return str(getattr(key, attribute))
     return str(key)
 
 
@@ -61,7 +62,7 @@ def warning(config: ConfigDict, steps: int) -> str:
     )
 
 
-def make_optimizer(config: ConfigDict, params, steps: int) -> optax.GradientTransformation:
+def make_optimizer(config: ConfigDict, params: Any, steps: int) -> optax.GradientTransformation:
     """Builds the optimizer of a run.
 
     Args:
@@ -107,7 +108,7 @@ def make_optimizer(config: ConfigDict, params, steps: int) -> optax.GradientTran
     return optax.chain(*clip, optax.partition(transforms, jax.tree.unflatten(tree, labels)))
 
 
-def _one_schedule(config: ConfigDict, rate: optax.Schedule, decayed) -> optax.GradientTransformation:
+def _one_schedule(config: ConfigDict, rate: optax.Schedule, decayed: Any) -> optax.GradientTransformation:
     o = config.optimizer
     direction = {
         "adamw": lambda: optax.scale_by_adam(o.b1, o.b2, o.eps),
