@@ -15,6 +15,7 @@ os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false" if sys.prefix == sys.base_p
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 
 import jax
+import pytest
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
@@ -44,3 +45,24 @@ def pytest_collection_modifyitems(items):
     root = Path(__file__).parent
     place = {root / name: number for number, name in enumerate(LONGEST)}
     items.sort(key=lambda item: place.get(item.path, len(LONGEST)))
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """A Hugging Face hub and a host of releases on this machine; this process is set to use them, with empty caches."""
+    import hub_server
+    from huggingface_hub import close_session, constants
+
+    from qualiclip_jax import download
+
+    with hub_server.serve() as server:
+        template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "ENDPOINT", server.url)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+        monkeypatch.setenv(download.MIRROR, f"{server.url}/releases")
+        monkeypatch.setattr(download, "PAUSE", 0.0)
+        yield server
+        close_session()
