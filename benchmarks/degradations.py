@@ -1,4 +1,4 @@
-"""Degradations: ms per 224 x 224 crop, each type and the mixed batch, and compile time, for each strategy.
+"""Degradations: ms per 224 x 224 crop, each type, the mixed batch and the camera's chain, and compile time.
 
     python benchmarks/degradations.py
 
@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from qualiclip_jax import degradations
-from qualiclip_jax.degradations import LEVELS, TYPES
+from qualiclip_jax.degradations import LEVELS, TYPES, camera
 
 PYTORCH = {  # ms per crop
     "gaussian_blur": 7.8, "lens_blur": 4.8, "motion_blur": 3.4, "color_diffusion": 40, "color_shift": 7.6,
@@ -27,6 +27,7 @@ PYTORCH = {  # ms per crop
 }  # fmt: skip
 PYTORCH_MIXED = 7.5
 SELECT_BATCH = 2
+LEVELS_OF_CAMERA = (0.2, 0.4, 0.6, 0.8, 1.0)
 
 
 def strategies() -> dict[str, Callable]:
@@ -85,6 +86,18 @@ def main() -> None:
     for name, times in mixed.items():
         print(f"{name:12s} {np.median(times):8.2f} {base / np.median(times):6.1f}x {compile_seconds[name]:10.1f}")
     print(f"{'PyTorch':12s} {PYTORCH_MIXED:8.2f}\n")
+
+    for rate, title in ((camera.PROBABILITIES, "camera"), ((1.0,) * len(camera.FACTORS), "camera, all on")):
+        simulate = jax.jit(
+            lambda crops, keys, rate=rate: camera.simulate(crops, keys, LEVELS_OF_CAMERA, probabilities=rate)
+        )
+        start = time.perf_counter()
+        run = simulate.lower(crops, keys).compile()
+        print(f"{title:14s} {time.perf_counter() - start:6.1f} s to compile", end=", ")
+        drawn = [jax.random.split(jax.random.key(round), args.batch) for round in range(args.rounds)]
+        ms = np.median([seconds(run, crops, keys) for keys in drawn]) / (args.batch * 2 * LEVELS) * 1e3
+        print(f"{ms:.2f} ms/crop")
+    print()
 
     best = min(("scan", "levels"), key=lambda name: np.median(mixed[name]))
     print(f"{'type (' + best + ')':24s} {'ms/crop':>8s} {'PyTorch':>8s} {'ratio':>7s}")

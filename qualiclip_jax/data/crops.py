@@ -77,8 +77,10 @@ def draw_pair(
         corners = np.concatenate([corners, corners_at(rng.random((CANDIDATES - 1, 4)))])
         seen = detail_of_crops(maps, size, new_size, corners, crop_size).min(1)
         shares = np.cumsum((seen / seen.max()) ** detail)
-        corners = corners[np.searchsorted(shares, rng.random() * shares[-1], side="right")][None]
-    return Pair(new_size, tuple(tuple(corner) for corner in corners[0].tolist()), flip and coin < 0.5)
+        drawn = int(np.searchsorted(shares, rng.random() * shares[-1], side="right"))
+        corners = corners[[min(drawn, CANDIDATES - 1)]]
+    (y1, x1), (y2, x2) = corners[0].tolist()
+    return Pair(new_size, ((y1, x1), (y2, x2)), flip and coin < 0.5)
 
 
 def cut_pair(photo: np.ndarray, pair: Pair, crop_size: int) -> np.ndarray:

@@ -16,14 +16,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.typing import ArrayLike
 
 from qualiclip_jax.degradations import draws, filters, pipeline
-from qualiclip_jax.degradations.catalog import FACTORS, GROUPS, LEVELS, NEAREST
+from qualiclip_jax.degradations.catalog import FACTORS as FACTORS
+from qualiclip_jax.degradations.catalog import GROUPS, LEVELS, NEAREST
 from qualiclip_jax.degradations.color_spaces import linear_to_srgb, srgb_to_linear
 from qualiclip_jax.degradations.jpeg import jpeg
 from qualiclip_jax.errors import UserError
 
+Number = Array | float
 PROBABILITIES = (0.35, 0.15, 0.3, 0.3, 0.45, 0.15, 0.25, 0.15, 0.2, 0.5)  # that a factor is on; at least one always is
 WEAKEST = 0.3  # strength of a factor that is on; the strongest is 1
 
@@ -34,6 +35,11 @@ SHOT, READ = 0.012, 0.0164  # variance of a sample for each unit of light, and s
 SMALLEST = 4.0  # times smaller
 BEST_QUALITY, WORST_QUALITY = 95.0, 5.0
 
+_BOUNDS = {  # of the settings that `apply` could not follow beyond
+    "haze": (0, 1), "defocus": (0, DISK), "motion": (0, PATH), "bend": (-BEND, BEND), "noise": (0, math.inf),
+    "denoise": (0, math.inf), "shrink": (1, SMALLEST), "enlarger": (0, 2), "quality": (0, 100),
+    "first_quality": (0, 100),
+}  # fmt: skip
 _DISK_RADIUS, _PATH_RADIUS = 6, 12  # px, of the windows
 _DISK_POINTS, _PATH_POINTS = 40, 64  # across the disk, along the path
 
@@ -62,23 +68,23 @@ class Settings(NamedTuple):
       first_quality: of an earlier JPEG; 0 is none.
     """
 
-    exposure: ArrayLike = 0.0
-    haze: ArrayLike = 0.0
-    air: ArrayLike = 0.8
-    defocus: ArrayLike = 0.0
-    motion: ArrayLike = 0.0
-    angle: ArrayLike = 0.0
-    bend: ArrayLike = 0.0
-    noise: ArrayLike = 0.0
-    denoise: ArrayLike = 0.0
-    cast: ArrayLike = 0.0
-    hue: ArrayLike = 0.0
-    contrast: ArrayLike = 1.0
-    saturation: ArrayLike = 1.0
-    shrink: ArrayLike = 1.0
-    enlarger: ArrayLike = 0
-    quality: ArrayLike = 0.0
-    first_quality: ArrayLike = 0.0
+    exposure: Number = 0.0
+    haze: Number = 0.0
+    air: Number = 0.8
+    defocus: Number = 0.0
+    motion: Number = 0.0
+    angle: Number = 0.0
+    bend: Number = 0.0
+    noise: Number = 0.0
+    denoise: Number = 0.0
+    cast: Number = 0.0
+    hue: Number = 0.0
+    contrast: Number = 1.0
+    saturation: Number = 1.0
+    shrink: Number = 1.0
+    enlarger: Number = 0
+    quality: Number = 0.0
+    first_quality: Number = 0.0
 
 
 class Faults(NamedTuple):
@@ -99,7 +105,7 @@ class Faults(NamedTuple):
     enlarger: Array
     first_jpeg: Array
 
-    def at(self, level: Array | float) -> Settings:
+    def at(self, level: Number) -> Settings:
         """The settings at a level, 0 (nothing) to 1 (full strength)."""
         scaled = dict(zip(FACTORS, self.strengths * level))
         exposure = scaled["exposure"]
@@ -164,7 +170,7 @@ def simulate(
     keys = pipeline.keys_of_images(key, batch)
     fault_keys, noise_keys, mask_keys = jnp.moveaxis(jax.vmap(lambda key: jax.random.split(key, 3))(keys), 1, 0)
     faults = jax.vmap(draw, in_axes=(0, None))(fault_keys, probabilities)
-    masks = jax.vmap(_mask, in_axes=(0, None, None))(mask_keys, crops.shape[2:4], local) if local else None
+    masks = jax.vmap(lambda key: _mask(key, *crops.shape[2:4], local))(mask_keys) if local else None
 
     def one_level(images: Array, image: Array, number: Array) -> Array:
         chosen, level = jax.tree.map(lambda x: x[image], faults), levels[image, number]
@@ -211,10 +217,14 @@ def apply(images: Array, settings: Settings, key: Array | None = None) -> Array:
       Images in [0, 1], shape and dtype of `images`; computed in float32.
 
     Raises:
-      UserError: images too small, of integers or without three channels; noise without a key.
+      UserError: images too small, of integers or without three channels; a setting out of range; noise without a key.
     """
     images = jnp.asarray(images)
     pipeline.check_images(images)
+    for name, (low, high) in _BOUNDS.items():
+        value = getattr(settings, name)
+        if not isinstance(value, jax.core.Tracer) and not low <= value <= high:
+            raise UserError(f"settings.{name} is {value:g}, must be {low:g} to {high:g}")
     if key is None:
         if isinstance(settings.noise, jax.core.Tracer) or settings.noise:
             raise UserError("settings have noise: give a key")
@@ -244,9 +254,10 @@ def severities_of_types(types: Array, levels: int) -> Array:
     return level[:, None] * count.sum(1, dtype=jnp.float32)[:, None]
 
 
-def of_factor(settings: Settings, name: str) -> ArrayLike:
+def of_factor(settings: Settings, name: str) -> Number:
     """The setting that the strength of one of `FACTORS` scales."""
-    return getattr(settings, {"white_balance": "cast", "jpeg": "quality"}.get(name, name))
+    setting: Number = getattr(settings, {"white_balance": "cast", "jpeg": "quality"}.get(name, name))
+    return setting
 
 
 def draw(key: Array, probabilities: Array | Sequence[float] = PROBABILITIES) -> Faults:
@@ -276,7 +287,7 @@ def draw(key: Array, probabilities: Array | Sequence[float] = PROBABILITIES) -> 
     )
 
 
-def disk_kernel(radius: Array | float) -> Array:
+def disk_kernel(radius: Number) -> Array:
     """The kernel of a lens out of focus: a disk of equal light, spread over pixels linearly.
 
     Args:
@@ -289,7 +300,7 @@ def disk_kernel(radius: Array | float) -> Array:
     return _spread(radius * y, radius * x, _DISK_RADIUS)
 
 
-def path_kernel(length: Array | float, angle: Array | float, bend: Array | float) -> Array:
+def path_kernel(length: Number, angle: Number, bend: Number) -> Array:
     """The kernel of a camera that moves along a parabola at constant speed, spread over pixels linearly.
 
     The path is (l t, -bend l (t^2 - 1/12)) for t from -1/2 to 1/2, turned by the angle; x goes right, y down.
@@ -309,7 +320,7 @@ def path_kernel(length: Array | float, angle: Array | float, bend: Array | float
     return _spread(along * sine + across * cosine, along * cosine - across * sine, _PATH_RADIUS)
 
 
-def denoise(light: Array, shot: Array | float, read: Array | float) -> Array:
+def denoise(light: Array, shot: Number, read: Number) -> Array:
     """Smooths images where they vary no more than by noise: a local Wiener filter.
 
     A sample becomes m + max(0, v - n) / v (x - m), with m and v the mean and variance around it (Gaussian, 1.2 px) and
@@ -327,7 +338,7 @@ def denoise(light: Array, shot: Array | float, read: Array | float) -> Array:
     return mean + jnp.maximum(variance - noise, 0) / jnp.maximum(variance, 1e-12) * (light - mean)
 
 
-def resample_matrix(size: int, shrink: Array | float, enlarger: Array | int) -> Array:
+def resample_matrix(size: int, shrink: Number, enlarger: Number) -> Array:
     """The matrix that shrinks a column of samples and enlarges it again.
 
     Mirrors Pillow's `resize` in floating point: BICUBIC to round(size / shrink) samples, 8 at least, then BICUBIC,
@@ -442,11 +453,11 @@ def _quality(strength: Array) -> Array:
     return jnp.where(strength > 0, quality, 0.0)
 
 
-def _mask(key: Array, size: tuple[int, int], local: float) -> Array:
+def _mask(key: Array, height: int, width: int, local: float) -> Array:
     """A smooth mask [H, W, 1] in 0..1 with probability `local`, else 1: three waves of 1 to 3 times the size."""
     waves = jax.random.uniform(key, (10,))
-    y, x = ((jnp.arange(side, dtype=jnp.float32) + 0.5) / side for side in size)
-    field = jnp.zeros(size)
+    y, x = ((jnp.arange(side, dtype=jnp.float32) + 0.5) / side for side in (height, width))
+    field = jnp.zeros((height, width))
     for turn, frequency, phase in waves[:9].reshape(3, 3):
         angle = 2 * math.pi * turn
         along = y[:, None] * jnp.sin(angle) + x * jnp.cos(angle)

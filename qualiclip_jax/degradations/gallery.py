@@ -93,7 +93,7 @@ def camera_sheet(photo: np.ndarray, size: int = 224, tile: int = 160, seed: int 
 
     @jax.jit
     def run(faults: camera.Faults) -> jax.Array:
-        image = pristine / np.float32(255)
+        image = jnp.asarray(pristine, jnp.float32) / 255
         return jax.lax.map(lambda level: camera.apply(image, faults.at(level), keys[0]), jnp.array(levels))
 
     drawn = [camera.draw(key) for key in keys]
@@ -165,5 +165,5 @@ def _sheet(rows: Sequence[_Row]) -> np.ndarray:
     return np.array(sheet)
 
 
-def _to_uint8(images) -> np.ndarray:
+def _to_uint8(images: jax.Array) -> np.ndarray:
     return np.round(np.asarray(images) * 255).astype(np.uint8)

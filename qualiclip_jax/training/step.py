@@ -1,6 +1,6 @@
 """The training step: one pure function from (state, batch) to (state, metrics)."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -43,7 +43,7 @@ def draw_types(example: jax.Array, recipe: Recipe) -> jax.Array:
       int32 [B] or (with several degradations an image) [B, D], indices into `degradations.TYPES`, -1 for none.
     """
 
-    def one_image(key):
+    def one_image(key: jax.Array) -> jax.Array:
         types = degradations.sample_types(key, 1, recipe.composed, recipe.types)[0]
         if recipe.fewest == recipe.composed:
             return types
@@ -172,7 +172,7 @@ def loss_fn(
         losses["across"] = across.value + (across.gradient * (similarity - jax.lax.stop_gradient(similarity))).sum()
     elif recipe.weights["across"]:
         losses["across"] = _across_images(similarity, severities, recipe, axis_name)
-    loss = sum(recipe.weights[name] * value for name, value in losses.items())
+    loss = sum((recipe.weights[name] * value for name, value in losses.items()), start=jnp.zeros(()))
     metrics = {
         "loss": loss,
         **losses,
@@ -220,7 +220,9 @@ def gradients(
     first, then the gradient with respect to these, which each micro-batch carries on to the parameters.
     """
 
-    def micro_step(batch_stats, micro, across=None):
+    def micro_step(
+        batch_stats: nnx.State, micro: dict[str, jax.Array], across: Across | None = None
+    ) -> tuple[nnx.State, Any]:
         images, severities = degrade_batch(micro["crops"], micro["example"], recipe)
         gradient_fn = jax.grad(loss_fn, has_aux=True)
         gradient, (metrics, batch_stats) = gradient_fn(
@@ -232,11 +234,11 @@ def gradients(
         batch_stats, result = micro_step(state.batch_stats, batch)
         return *result, batch_stats
 
-    def forward(micro):
+    def forward(micro: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
         images, severities = degrade_batch(micro["crops"], micro["example"], recipe)
         return similarities(state.params, state.batch_stats, images, recipe, axis_name)[0], severities
 
-    def add_micro(carry, micro):
+    def add_micro(carry: tuple[nnx.State, Any], micro: tuple[dict[str, jax.Array], Across | None]) -> tuple[Any, None]:
         batch_stats, total = carry
         batch_stats, result = micro_step(batch_stats, *micro)
         return (batch_stats, jax.tree.map(jnp.add, total, result)), None

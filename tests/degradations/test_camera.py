@@ -284,6 +284,8 @@ def test_severities_of_types_are_their_level():
         (lambda x, k: camera.apply(x[0, :, :20], Settings()), ["20 x 40"]),
         (lambda x, k: camera.apply(x.astype(int), Settings()), ["floating point"]),
         (lambda x, k: camera.apply(x, Settings(noise=0.1)), ["key"]),
+        (lambda x, k: camera.apply(x, Settings(defocus=6)), ["settings.defocus is 6", "0 to 5"]),
+        (lambda x, k: camera.apply(x, Settings(bend=float("nan"))), ["settings.bend", "-1.5 to 1.5"]),
     ],
 )
 def test_mistakes_are_told_in_one_line(call, words):
