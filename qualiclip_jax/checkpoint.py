@@ -63,6 +63,7 @@ def _items(model: Model, store: str = STORES[0]) -> tuple[dict, dict]:
         "temperature": float(model.temperature),
         "preprocessing": {"mean": list(models.MEAN), "std": list(models.STD), "resize": None},
         "provenance": model.provenance if store == STORES[0] else model.provenance | {"stored": store},
+        "scored": model.scored,
     }
     arrays = _on_host(arrays) if store == STORES[0] else jax.tree_util.tree_map_with_path(_halved, _on_host(arrays))
     return {"clip": arrays, "prompt_features": np.array(model.prompt_features)}, meta
@@ -128,12 +129,12 @@ def load_model(path: str | Path) -> Model:
     try:
         skeleton = Skeleton(models.CLIPConfig.from_dict(meta["clip"]))
         prompts = tuple((str(positive), str(negative)) for positive, negative in meta["prompts"])
-        temperature, provenance = float(meta["temperature"]), dict(meta.get("provenance", {}))
+        facts = (float(meta["temperature"]), dict(meta.get("provenance", {})), int(meta.get("scored", 0)))
         stored = _metadata(directory / "model")
         described = skeleton.shapes | {"prompt_features": (len(prompts), 2, skeleton.config.embed_dim)}
         check_shapes("model", described, {name: tuple(leaf.shape) for name, leaf in _by_path(stored).items()})
         arrays = _by_path(_restore_numpy(directory / "model", stored))
-        return Model(skeleton.filled(arrays), prompts, arrays["prompt_features"], temperature, provenance)
+        return Model(skeleton.filled(arrays), prompts, arrays["prompt_features"], *facts)
     except UserError as error:
         raise UserError(f"{directory} does not fit its own description: {error}") from None
     except Exception as error:  # Orbax and TensorStore raise many kinds

@@ -29,6 +29,7 @@ class QualiCLIP(models.Model):
       prompt_features: float32 [P, 2, D], unit length.
       temperature: divides the logits; see `quality.attribute_scores`.
       provenance: where the weights come from, JSON-able; saved with the model.
+      scored: how many pairs of prompts, the first ones, the score is the mean of; 0 is all.
     """
 
     _encoder: ClassVar[Encoder]  # of each model; no field
@@ -80,10 +81,10 @@ class QualiCLIP(models.Model):
         Raises:
           UserError: another shape or type, values outside the range, or smaller than 32 pixels a side.
         """
-        return self.attributes(images).mean(-1)
+        return self.score_of(self.attributes(images))
 
     def attributes(self, images: inputs.Images) -> np.ndarray:
-        """One score per antonym pair (`prompts`); their mean is `score`.
+        """One score per antonym pair (`prompts`); `score` is their mean, or that of the first `scored`.
 
         Args:
           images: as in `score`.
@@ -188,7 +189,7 @@ class QualiCLIP(models.Model):
         if math.prod(leading) == 0:
             return jnp.zeros(leading, jnp.float32)
         flat = jnp.reshape(images, (math.prod(leading), height, width, channels))
-        return self._encoder.attributes(flat).mean(-1).reshape(leading)
+        return self.score_of(self._encoder.attributes(flat)).reshape(leading)
 
     def save(self, path: str | os.PathLike[str], store: str = "float32") -> None:
         """Writes a checkpoint that `load` reads, whole or not at all; `store` and errors as `checkpoint.save_model`."""

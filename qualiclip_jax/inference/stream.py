@@ -17,6 +17,10 @@ Size = tuple[int, int]  # height, width
 class Scorer(Protocol):
     """What `QualiCLIP.run` offers."""
 
+    def score_of(self, attributes: np.ndarray) -> np.ndarray:
+        """See `models.Model.score_of`."""
+        ...
+
     def run(
         self, sizes: Sequence[Size], fetch: Callable[[int], np.ndarray], done: Collection[int] = ()
     ) -> Iterator[tuple[int, np.ndarray | ImageError]]:
@@ -33,17 +37,14 @@ class Scored:
       size: height and width; None if they could not be read.
       attributes: float32 [P], a score in [0, 1] per antonym pair; None where there is an error.
       error: why there is no score.
+      score: a float32; NaN where there is an error.
     """
 
     index: int
     size: Size | None
     attributes: np.ndarray | None = None
     error: str | None = None
-
-    @property
-    def score(self) -> float:
-        """The mean of the attributes, a float32; NaN where there is an error."""
-        return float("nan") if self.attributes is None else float(self.attributes.mean())
+    score: float = float("nan")
 
 
 def in_threads(function: Callable[[int], T], count: int) -> Iterator[T | ImageError]:
@@ -119,4 +120,4 @@ def _score_sized(
         elif not np.isfinite(attributes).all():
             yield Scored(index, sizes[index], error="the model gives no finite score")
         else:
-            yield Scored(index, sizes[index], attributes)
+            yield Scored(index, sizes[index], attributes, score=float(model.score_of(attributes)))

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import hashlib
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -11,6 +11,8 @@ import numpy as np
 from qualiclip_jax.errors import UserError
 from qualiclip_jax.models.clip import CLIP
 from qualiclip_jax.models.tree import to_pure
+
+Scores = TypeVar("Scores", np.ndarray, jax.Array)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -23,6 +25,7 @@ class Model:
       prompt_features: float32 [P, 2, D], unit length.
       temperature: divides the logits; see `quality.attribute_scores`.
       provenance: where the weights come from, JSON-able.
+      scored: the score is the mean over so many pairs, the first ones; 0 is all. The others only tell attributes.
 
     Raises:
       UserError: the prompt features do not fit the prompts and the CLIP, or the temperature is not positive.
@@ -33,6 +36,7 @@ class Model:
     prompt_features: np.ndarray
     temperature: float = 1.0
     provenance: dict[str, Any] = dataclasses.field(default_factory=dict)
+    scored: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "prompts", tuple((positive, negative) for positive, negative in self.prompts))
@@ -42,13 +46,22 @@ class Model:
             raise UserError(f"prompt features have the shape {self.prompt_features.shape} instead of {wanted}")
         if not 0 < self.temperature < float("inf"):
             raise UserError(f"the temperature must be positive and finite, got {self.temperature}")
+        if not 0 <= self.scored <= len(self.prompts):
+            raise UserError(
+                f"the score is said to be of {self.scored} pairs of prompts, but there are {len(self.prompts)}"
+            )
+
+    def score_of(self, attributes: Scores) -> Scores:
+        """The score: the mean of attribute scores [..., P] over the pairs that count, [...]."""
+        return attributes[..., : self.scored or None].mean(-1)
 
     @functools.cached_property
     def fingerprint(self) -> str:
         """16 hexadecimal digits that change with anything that changes a score."""
         config, arrays = to_pure(self.clip)
         digest = hashlib.blake2b(digest_size=8)
-        digest.update(repr((sorted(config.items()), self.prompts, float(self.temperature))).encode())
+        facts = (sorted(config.items()), self.prompts, float(self.temperature), *([self.scored] if self.scored else []))
+        digest.update(repr(facts).encode())
         leaves = jax.tree_util.tree_leaves_with_path({"clip": arrays, "prompt_features": self.prompt_features})
         for path, leaf in leaves:
             digest.update(jax.tree_util.keystr(path).encode())

@@ -45,7 +45,7 @@ class Evaluator:
         @jax.jit
         def score(params, batch_stats, images):  # images float [N, H, W, 3] in [0, 1]
             features = recipe.merge(params, batch_stats).encode_image(models.normalise(images))
-            return quality.quality_score(features, recipe.prompt_features, config.temperature)
+            return model.score_of(quality.attribute_scores(features, recipe.prompt_features, config.temperature))
 
         self._score = score
         self.best = best_name(config.eval.best, self.names()) if self.names() else ""
