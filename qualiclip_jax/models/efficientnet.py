@@ -122,7 +122,11 @@ class MomentPool(nnx.Module):
 
     def __call__(self, tokens: jax.Array, area: Area) -> jax.Array:
         """tokens float32 [N, R, K, features]; those that count nothing need no area -> float32 [N, D]."""
-        return self.projection((self.statistics(tokens) - self.mean[...]) / self.deviation[...])
+        return self.projection(self.standardised(tokens))
+
+    def standardised(self, tokens: jax.Array) -> jax.Array:
+        """What is projected: `statistics` of about mean 0 and deviation 1, float32 [N, 2 * channels]."""
+        return (self.statistics(tokens) - self.mean[...]) / self.deviation[...]
 
     def statistics(self, tokens: jax.Array) -> jax.Array:
         """Channel means, then standard deviations, float32 [N, 2 * channels]."""

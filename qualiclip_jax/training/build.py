@@ -12,7 +12,7 @@ from qualiclip_jax.degradations.catalog import factor_matrix
 from qualiclip_jax.errors import UserError
 from qualiclip_jax.models import backbones, lite, weights
 from qualiclip_jax.models.config import image_config
-from qualiclip_jax.training import optimizer
+from qualiclip_jax.training import optimizer, probe
 from qualiclip_jax.training.state import Recipe, TrainState
 
 RANDOM = "random"
@@ -45,11 +45,15 @@ def build_model(config: ConfigDict) -> checkpoint.Model:
             clip, prompt_features = start.clip, start.prompt_features
             provenance["start"] = start.provenance
         except weights.ClassifierError as error:
-            found, clip_config = error.weights, dataclasses.replace(_classifier(m), **changes)
+            dim = len(pairs) + 1 if config.probe.images else CLASSIFIER_DIM
+            found, clip_config = error.weights, dataclasses.replace(_classifier(m, dim), **changes)
             clip = lite.from_tensors(found.tensors, clip_config, seed=config.seed, name=found.name)
             prompt_features = prompts.random_text_features(len(pairs), clip_config.embed_dim, config.seed)
             provenance |= {"random": "projection and prompt features", "sha256": _digests(found)}
-    return models.Model(clip, pairs, jax.device_get(prompt_features), config.temperature, provenance)
+    if config.probe.images:
+        prompt_features = probe.prompt_features(len(pairs), clip.config.embed_dim)
+        provenance |= {"random": "none", "probe": config.probe.to_dict()}
+    return models.Model(clip, pairs, jax.device_get(prompt_features), config.temperature, provenance, config.scored)
 
 
 def _described(m: ConfigDict) -> models.CLIPConfig:
@@ -66,15 +70,15 @@ def _described(m: ConfigDict) -> models.CLIPConfig:
         raise UserError(f"config.model: {error}") from None
 
 
-def _classifier(m: ConfigDict) -> models.CLIPConfig:
-    """What to build on the weights of an image classifier."""
+def _classifier(m: ConfigDict, embed_dim: int) -> models.CLIPConfig:
+    """What to build on the weights of an image classifier; `embed_dim` is the default."""
     if m.backbone:
         raise UserError(
             f"config.model.backbone is given, and so are the weights of a classifier, {m.weights}: keep one"
         )
     try:
         image = image_config({"kind": models.EfficientNetConfig.kind} | m.image.to_dict())
-        return models.CLIPConfig(m.embed_dim or CLASSIFIER_DIM, image)
+        return models.CLIPConfig(m.embed_dim or embed_dim, image)
     except UserError as error:
         raise UserError(f"config.model: {error}") from None
 

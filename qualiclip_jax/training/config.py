@@ -35,6 +35,7 @@ def default_config() -> ConfigDict:
     c.log_every = 50  # steps
     c.learning_rate = 1e-5  # the peak of the schedule
     c.temperature = 1.0  # of the score, not of the loss: 1 (hub release) or 2 (IQA-PyTorch)
+    c.scored = 0  # the score is the mean over so many pairs of prompts, the first ones; 0 is all
     c.prompts = tuple(text for pair in prompts.PAIRS for text in pair)  # antonym pairs, positive first
 
     c.data = ConfigDict()
@@ -75,6 +76,10 @@ def default_config() -> ConfigDict:
     c.loss.weight_negative = 1.0
     c.loss.weight_across = 0.0  # ours: ranks images against each other by severity, for models from scratch
     c.loss.factors = ()  # what each pair of prompts is ranked by: "all", or factors joined by "+"; () is "all"
+
+    c.probe = ConfigDict()  # ours: the projection in closed form before the first step, see training.probe
+    c.probe.images = 0  # photos to fit it on; 0 is none
+    c.probe.ridge = 3.0  # penalty on the weights
 
     c.optimizer = ConfigDict()
     c.optimizer.name = "adamw"  # or "lion", "sgd"
@@ -173,7 +178,8 @@ def check(config: ConfigDict) -> None:
         if isinstance(value, (int, float)):
             require(0 <= value < math.inf, field, "0 or more, and finite")
     require(config.seed < 2**63, "seed", "below 2**63")
-    require(config.steps >= 1 or config.epochs > 0, "steps", "1 or more (or set epochs)")
+    require(config.steps >= 1 or config.epochs > 0 or config.probe.images > 0, "steps", "1 or more (or set epochs)")
+    require(config.probe.ridge > 0, "probe.ridge", "above 0")
     require(config.learning_rate > 0, "learning_rate", "above 0")
     require(config.temperature > 0, "temperature", "above 0")
     require(config.data.crop_size >= 32, "data.crop_size", "32 or more")

@@ -10,13 +10,14 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax import nnx
 from ml_collections import ConfigDict
 
 from qualiclip_jax import checkpoint, storage
 from qualiclip_jax.data import pristine
 from qualiclip_jax.errors import UserError
 from qualiclip_jax.progress import Progress
-from qualiclip_jax.training import build, evals, metrics, optimizer, parallel, pictures, workdir
+from qualiclip_jax.training import build, evals, metrics, optimizer, parallel, pictures, probe, workdir
 from qualiclip_jax.training import config as config_lib
 from qualiclip_jax.training.signals import StopSignals
 from qualiclip_jax.training.speedometer import Speedometer
@@ -68,26 +69,53 @@ def train(config: ConfigDict, directory: str | Path, overwrite: bool = False) ->
     with contextlib.ExitStack() as held, StopSignals() as stop:  # until the last checkpoint is written
         parallel.from_primary(lambda: held.enter_context(workdir.lock(directory)))
         parallel.from_primary(lambda: workdir.prepare(directory, config, overwrite, saved_bytes))
+        held.callback(run.close)
         state = run.restore_or_begin(state)
         print_header(config, directory, source, state, steps)
-        batches = _open_batches(config, source, int(state.step))
-        try:
-            return run.loop(state, batches, stop)
-        finally:
-            batches.close()
-            run.close()
+        if config.probe.images and not state.step:
+            state = _with_probe(config, directory, model, recipe, source, stop)
+        batches = held.enter_context(contextlib.closing(_open_batches(config, source, int(state.step))))
+        return run.loop(state, batches, stop)
 
 
-def _open_batches(config: ConfigDict, source: pristine.Source, step: int) -> pristine.CropPairs:
-    """Opens this process's part of the batches, from a step on."""
+def _with_probe(
+    config: ConfigDict,
+    directory: Path,
+    model: checkpoint.Model,
+    recipe: Recipe,
+    source: pristine.Source,
+    stop: StopSignals,
+) -> TrainState:
+    """Returns the state that training starts from, after the projection was fitted by the primary process."""
+
+    def fit() -> tuple[Any, Any]:
+        count = -(-config.probe.images // config.batch_size)
+        with Progress(count, "probing", "batch") as progress:
+            probe.fit(
+                model.clip,
+                recipe,
+                lambda step: _open_batches(config, source, step, alone=True),
+                count=count,
+                ridge=config.probe.ridge,
+                path=directory / "probe.npz",
+                advance=progress.advance,
+                stopping=stop.received,
+            )
+        return jax.device_get(nnx.split(model.clip, nnx.Param, nnx.BatchStat)[1:])
+
+    return create_state(*parallel.from_primary(fit), recipe)
+
+
+def _open_batches(config: ConfigDict, source: pristine.Source, step: int, alone: bool = False) -> pristine.CropPairs:
+    """Opens this process's part of the batches, from a step on; all of them if it works `alone`."""
     return pristine.crop_pairs(
         source,
         batch_size=config.batch_size,
         crop_size=config.data.crop_size,
         seed=config.seed,
         start_step=step,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        process_index=0 if alone else jax.process_index(),
+        process_count=1 if alone else jax.process_count(),
         min_overlap=config.data.min_overlap,
         scale_range=tuple(config.data.scale_range),
         flip=config.data.flip,
@@ -218,7 +246,7 @@ class _Run:
 
     def save(self, step: int, state: TrainState) -> None:
         """Writes a checkpoint in the background, unless this step has one already."""
-        if step == self.saved_step or step == 0:
+        if step == self.saved_step or (step == 0 and self.steps > 0):
             return
         self.flush_before_save(step)
         parallel.from_primary(lambda: self._write(step, state))

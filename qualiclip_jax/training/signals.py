@@ -30,6 +30,10 @@ class StopSignals:
         if not self._alone:
             signal.raise_signal(signal.SIGTERM)
 
+    def received(self) -> bool:
+        """Whether this process got a signal that asks it to stop."""
+        return bool(self._name)
+
     def asked(self, step: int) -> str:
         """The name of the signal that asks to stop at this step, else ""; to be called at every step."""
         if self._alone:

@@ -13,7 +13,14 @@ from qualiclip_jax.errors import UserError
 from qualiclip_jax.training import config as config_lib
 
 CONFIG = "config.json"
-WRITTEN = ("metrics.jsonl", "evaluations.jsonl", "degradations.png", "curves.png", CONFIG)  # the config goes last
+WRITTEN = (
+    "metrics.jsonl",
+    "evaluations.jsonl",
+    "degradations.png",
+    "curves.png",
+    "probe.npz",
+    CONFIG,
+)  # the config goes last
 FOLDERS = ("checkpoints", "tensorboard")
 _OURS = {"steps", "data", "model", "degradations"}  # some fields of every config
 
