@@ -318,6 +318,8 @@ def test_a_vanished_and_a_changed_file_fail_alone(folder, checkpoint, resnet, tm
     class Meanwhile:
         """A model before whose first image two of the three files change."""
 
+        score_of = staticmethod(resnet.score_of)
+
         def run(self, sizes, fetch, done):
             if paths[0].exists():
                 paths[0].unlink()
