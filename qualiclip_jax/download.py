@@ -234,7 +234,7 @@ def _fetch_from(url: str, part: Path, start: int) -> None:
         megabytes = None if total is None else -(-total // MEGABYTE)
         with (
             part.open("ab" if start else "wb") as file,
-            Progress(megabytes, f"downloading {part.stem}", "MB", start // MEGABYTE) as progress,
+            Progress(megabytes, f"downloading {part.stem}", "megabyte", start // MEGABYTE) as progress,
         ):
             while block := response.read(MEGABYTE):
                 file.write(block)

@@ -44,7 +44,7 @@ def test_a_release_file_is_fetched_once(server, capsys):
     record = path.with_name("a.pth.sha256").read_text()
     assert record == f"{hashlib.sha256(CONTENT).hexdigest()}  a.pth\n"
     assert {file.name for file in path.parent.iterdir()} == {"a.pth", "a.pth.sha256"}
-    assert "downloading a.pth: 4/4 MB" in capsys.readouterr().err
+    assert "downloading a.pth: 4 of 4 megabytes" in capsys.readouterr().err
 
 
 def test_a_broken_connection_goes_on_where_it_broke(server):
