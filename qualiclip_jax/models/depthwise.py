@@ -96,15 +96,19 @@ def _image_gradient(dy: jax.Array, kernel: jax.Array, stride: int, shape: tuple[
 
 def _kernel_gradient(x: jax.Array, dy: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     """The gradient in the kernel: image by image, so that both stay in the processor's caches for all weights."""
-    size = kernel.shape[0]
+    size, channels = kernel.shape[0], x.shape[3]
     pad = padding(size, stride)
+    reach = [stride * (side - 1) + 1 for side in dy.shape[1:3]]
 
     def of_one(pair: tuple[jax.Array, jax.Array]) -> jax.Array:
-        image, gradient = pair
-        padded = jnp.pad(image.astype(jnp.float32), (pad, pad, (0, 0)))[None]
-        gradient = gradient.astype(jnp.float32)
-        parts = _windows(padded, size, stride, *gradient.shape[:2])
-        return jnp.stack([(part[0] * gradient).sum((0, 1)) for _, _, part in parts])
+        image, gradient = (y.astype(jnp.float32) for y in pair)
+        padded = jnp.pad(image, (pad, pad, (0, 0)))
+
+        def of_weight(k: jax.Array) -> jax.Array:
+            part = jax.lax.dynamic_slice(padded, (k // size, k % size, 0), (*reach, channels))
+            return (part[::stride, ::stride] * gradient).sum((0, 1))
+
+        return jax.lax.map(of_weight, jnp.arange(size * size))
 
     return jax.lax.map(of_one, (x, dy)).sum(0).reshape(kernel.shape).astype(kernel.dtype)
 

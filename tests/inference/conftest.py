@@ -1,8 +1,8 @@
-"""Two small models and some photos, for all tests of scoring."""
+"""Small models and some photos, for all tests of scoring."""
 
 import numpy as np
 import pytest
-from small_models import RESNET, VIT, make_model
+from small_models import EFFICIENTNET, RESNET, VIT, make_model
 
 from qualiclip_jax import QualiCLIP
 
@@ -15,6 +15,17 @@ def resnet() -> QualiCLIP:
 @pytest.fixture(scope="session")
 def vit() -> QualiCLIP:
     return make_model(VIT)
+
+
+@pytest.fixture(scope="session")
+def efficientnet() -> QualiCLIP:
+    return make_model(EFFICIENTNET)
+
+
+@pytest.fixture(scope="session", params=["resnet", "efficientnet"])
+def convolutional(request) -> QualiCLIP:
+    """Encoders that take tiles and slices."""
+    return request.getfixturevalue(request.param)
 
 
 @pytest.fixture(scope="session")

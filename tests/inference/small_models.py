@@ -5,11 +5,24 @@ import numpy as np
 from flax import nnx
 
 from qualiclip_jax import QualiCLIP
-from qualiclip_jax.models import CLIP, CLIPConfig, ResNetConfig, ViTConfig
+from qualiclip_jax.models import CLIP, CLIPConfig, EfficientNetConfig, ResNetConfig, ViTConfig
 
 PROMPTS = [("Good photo.", "Bad photo."), ("Sharp image.", "Blurry image."), ("Noise-free image.", "Noisy image.")]
 RESNET = CLIPConfig(embed_dim=32, image=ResNetConfig(layers=(1, 2, 1, 1), width=8, heads=4))
 VIT = CLIPConfig(embed_dim=32, image=ViTConfig(layers=2, width=32, heads=2, patch_size=16, image_size=64))
+EFFICIENTNET = CLIPConfig(
+    embed_dim=32,
+    image=EfficientNetConfig(
+        stem=8,
+        channels=(8, 12, 12, 16),
+        layers=(1, 2, 2, 1),
+        kernels=(3, 3, 5, 3),
+        strides=(1, 2, 2, 2),
+        expansions=(1, 3, 4, 4),
+        head=24,
+        pooled=(0, 2, 4, 5),
+    ),
+)
 
 
 def make_model(config: CLIPConfig, seed: int = 0, **others) -> QualiCLIP:

@@ -1,5 +1,6 @@
 """`QualiCLIP`: the score of an image is its own, whatever else is scored, and however it is computed."""
 
+import dataclasses
 import shutil
 
 import jax
@@ -58,9 +59,9 @@ def test_a_vit_says_when_an_image_has_too_many_tokens(vit, photos, monkeypatch):
         vit.score(photos[3])
 
 
-def test_early_stages_in_slices_score_the_same(resnet, photos, monkeypatch):
-    plain = resnet.attributes([photos[0], photos[2]] * 3)
-    sliced = type(resnet)(resnet.clip, resnet.prompts, resnet.prompt_features, resnet.temperature)
+def test_early_stages_in_slices_score_the_same(convolutional, photos, monkeypatch):
+    plain = convolutional.attributes([photos[0], photos[2]] * 3)
+    sliced = dataclasses.replace(convolutional)
     monkeypatch.setattr(machine, "slice_images", lambda pixels: 4)  # of 6: three slices of two
     np.testing.assert_allclose(sliced.attributes([photos[0], photos[2]] * 3), plain, atol=1e-5)
 

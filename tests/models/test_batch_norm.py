@@ -10,6 +10,7 @@ from flax import nnx
 
 from qualiclip_jax import models
 from qualiclip_jax.models.layers import BatchNorm
+from tests.inference.small_models import EFFICIENTNET
 
 CONFIG = models.CLIPConfig(16, models.ResNetConfig((1, 1, 1, 1), 4, 2))
 
@@ -111,10 +112,11 @@ def test_statistics_move_in_training_mode_only(build):
     assert all(moved(training=True))
 
 
-def test_folding_is_exact(build):
-    clip = build(CONFIG)
+@pytest.mark.parametrize("config", [CONFIG, EFFICIENTNET], ids=["resnet", "efficientnet"])
+def test_folding_is_exact(build, config):
+    clip = build(config)
     folded = models.fold_batch_norm(clip)
-    assert not jax.tree.leaves(nnx.state(folded, nnx.BatchStat))
+    assert not any("norm" in path for path in nnx.to_flat_state(nnx.state(folded)).paths)
     sizes = jnp.array([[64, 64], [50, 37]], jnp.int32)
     encode = nnx.jit(lambda clip, sizes: clip.encode_image(images(2), sizes))
     wanted, got = encode(clip, sizes), encode(folded, sizes)

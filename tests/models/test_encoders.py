@@ -11,22 +11,10 @@ from flax import nnx
 from qualiclip_jax import models
 from qualiclip_jax.errors import UserError
 from qualiclip_jax.models.encoder import Area, run
+from tests.inference.small_models import EFFICIENTNET
 
 RESNET = models.CLIPConfig(32, models.ResNetConfig((1, 2, 1, 1), 4, 2, 96), models.TextConfig(2, 64, 2, 50))
 VIT = models.CLIPConfig(32, models.ViTConfig(2, 64, 2, 16, 64))
-EFFICIENTNET = models.CLIPConfig(
-    32,
-    models.EfficientNetConfig(
-        stem=8,
-        channels=(8, 12, 12, 16),
-        layers=(1, 2, 2, 1),
-        kernels=(3, 3, 5, 3),
-        strides=(1, 2, 2, 2),
-        expansions=(1, 3, 4, 4),
-        head=24,
-        pooled=(0, 2, 4, 5),
-    ),
-)
 CONFIGS = {"resnet": RESNET, "vit": VIT, "efficientnet": EFFICIENTNET}
 
 

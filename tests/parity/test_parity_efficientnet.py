@@ -66,8 +66,9 @@ def test_every_level(torch, theirs, size):
 
 
 def test_gradients(torch, theirs):
-    """Of the pixels and of all parameters, through means and deviations."""
+    """Of the pixels and of all parameters, through means and deviations; one image is black."""
     clip, images = build(state_dict(theirs)), pixels(2, 64, 64)
+    images[1] = 0
     direction = np.random.default_rng(1).standard_normal(2 * sum(clip.config.image.pooled_channels)).astype(np.float32)
     graph, params, rest = nnx.split(clip, nnx.Param, ...)
 
