@@ -108,8 +108,9 @@ class JsonLines:
             self._file.flush()
 
     def close(self) -> None:
-        """Closes the file."""
-        self._file.close()
+        """Closes the file; what a full disk did not take is tried once more."""
+        with _named(self.path):
+            self._file.close()
 
     def __enter__(self) -> "JsonLines":
         return self

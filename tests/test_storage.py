@@ -77,8 +77,9 @@ def test_a_full_disk_is_named(tmp_path):
     with pytest.raises(OSError, match="No space left") as error:
         lines.append(1)
     assert error.value.filename == "/dev/full"
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match="No space left") as error:
         lines.close()
+    assert error.value.filename == "/dev/full"
     code = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
     code += "from qualiclip_jax import cli, storage\ncli.run(lambda argv: storage.write_bytes(argv[0], bytes(2000)))"
     command = [sys.executable, "-c", code, str(tmp_path / "a.txt")]

@@ -65,7 +65,7 @@ def check_array(images: jax.Array, check: bool) -> None:
     Raises:
       UserError: another shape or type, or values outside [0, 1].
     """
-    if not hasattr(images, "dtype") or not hasattr(images, "shape"):
+    if not isinstance(images, np.ndarray | jax.Array):  # what is traced is a jax.Array, too
         raise UserError(f"images are a {type(images).__name__}: give an array, NumPy or JAX")
     _check_form(images.shape, images.dtype, "the array of images", None)
     if images.dtype == jnp.uint8:

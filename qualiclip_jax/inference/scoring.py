@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -131,13 +131,16 @@ def _score_to_table(
     if known:
         print(f"an earlier run scored {len(known)} of {len(share)} {plural(len(share), 'image')}", file=sys.stderr)
     try:
-        table.append(_score(model, share, known))
+        with contextlib.closing(_score(model, share, known)) as rows:  # its progress ends before an error is told
+            table.append(rows)
     except KeyboardInterrupt:
         raise KeyboardInterrupt("the same command goes on from here") from None
     return table.finish(sort)
 
 
-def _score(model: "QualiCLIP", paths: Sequence[str], known: Mapping[str, Row] | None = None) -> Iterator[Row]:
+def _score(
+    model: "QualiCLIP", paths: Sequence[str], known: Mapping[str, Row] | None = None
+) -> Generator[Row, None, None]:
     """Scores files with a progress bar, except those `known` from an earlier run."""
     failed = 0
     status = lambda: "compiling ..." if model.compiling else ""

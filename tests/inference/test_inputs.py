@@ -2,6 +2,7 @@
 
 import functools
 import io
+import types
 
 import jax
 import jax.numpy as jnp
@@ -158,6 +159,8 @@ def test_score_says_what_are_no_images(resnet, images, message):
 def test_apply_says_what_is_wrong(resnet, image, message, jit):
     with pytest.raises(UserError, match="images are a list"):
         resnet.apply(image.tolist())
+    with pytest.raises(UserError, match="images are a SimpleNamespace: give an array"):  # as a tensor of PyTorch
+        resnet.apply(types.SimpleNamespace(shape=image.shape, dtype="torch.float32"))
     if jit and "values" in message:
         return  # they are not known to it
     with pytest.raises(UserError, match=f"images (of )?{message}"):

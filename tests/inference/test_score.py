@@ -1,6 +1,7 @@
 """`python -m qualiclip_jax.score`: files in, table out, whatever happens on the way."""
 
 import csv
+import errno
 import io
 import json
 import os
@@ -16,7 +17,7 @@ import pytest
 from qualiclip_jax import QualiCLIP, cli, score
 from qualiclip_jax.errors import UserError
 from qualiclip_jax.images import write_image
-from qualiclip_jax.storage import read_jsonl
+from qualiclip_jax.storage import JsonLines, read_jsonl
 
 
 @pytest.fixture(scope="module")
@@ -338,3 +339,14 @@ def test_score_files_of_the_library(folder, resnet, photos):
     np.testing.assert_allclose(resnet.score_files(paths), resnet.score([photos[0], photos[3]]), atol=1e-5)
     with pytest.raises(UserError, match="empty.jpg: empty file"):
         resnet.score_files([*paths, folder / "empty.jpg"])
+
+
+def test_the_error_of_a_full_disk_is_the_last_line(folder, tmp_path, monkeypatch, capsys):
+    """Not the progress by then, which a caller who looks at the last line would take for the reason."""
+
+    def full(lines, value):
+        raise OSError(errno.ENOSPC, "No space left on device", str(lines.path))
+
+    monkeypatch.setattr(JsonLines, "append", full)
+    assert cli.run(score.main, [str(folder), "--output", str(tmp_path / "o.csv")]) == cli.FAILED
+    assert re.fullmatch(r"error: .*o\.csv.*: No space left on device", capsys.readouterr().err.splitlines()[-1])
