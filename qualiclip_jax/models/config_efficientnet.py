@@ -148,5 +148,6 @@ class EfficientNetConfig(ImageConfig):
 
     def describe(self) -> str:
         """E.g. "EfficientNet 1-2-2-3-3-4-1, pooled at levels 0-1-2-3-5-7-8"."""
-        layers, pooled = ("-".join(map(str, values)) for values in (self.layers, self.pooled))
+        built = [layers for *_, layers in self.stages]
+        layers, pooled = ("-".join(map(str, values)) for values in (built, self.pooled))
         return f"EfficientNet {layers}, pooled at levels {pooled}"
