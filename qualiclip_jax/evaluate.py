@@ -102,7 +102,7 @@ def main(argv: Sequence[str]) -> int:
         for note in getattr(rated_set, "notes", ()):
             print(f"{rated_set.name}: {note}", file=sys.stderr)
     if not args.checkpoints and not args.scores:
-        print('no --checkpoint given: judging "tiny", the small model of the package', file=sys.stderr)
+        print('no --checkpoint given: judging "tiny", the model of the package', file=sys.stderr)
     options = {
         "baseline": baseline, "cache": args.cache or args.out / "cache", "splits": args.splits,
         "resamples": args.resamples, "seed": args.seed, "photos": args.photos, "crop": args.crop,

@@ -23,7 +23,7 @@ from qualiclip_jax.errors import UserError
 from qualiclip_jax.models import backbones, weights
 from qualiclip_jax.models.torch_file import read_torch
 
-TINY = "tiny"  # the small model that comes with the package
+TINY = "tiny"  # the model that comes with the package
 _TINY_DIRECTORY = Path(__file__).parent / "inference" / "tiny"
 CONVERSION = 1  # raised when conversion gives another model, so that what is in the cache is made again
 STORED_FEATURES = "prompts_features"  # what a QualiCLIP checkpoint holds beside its CLIP
@@ -131,7 +131,7 @@ _SIZES = {
 def _entries() -> dict[str, Entry]:
     purpose = "the authors' QualiCLIP, trained without human ratings"
     table = [
-        Entry(TINY, "the small model of this package", "Apache-2.0", 0, TINY),
+        Entry(TINY, "the model of this package, a linear probe of EfficientNet-Lite0", "Apache-2.0", 0, TINY),
         Entry("qualiclip", purpose, "CC BY-NC 4.0", 408, QUALICLIP, metric="QualiCLIP"),
     ]
     for suffix, rated in (("", "koniq"), ("-clive", "clive"), ("-flive", "flive"), ("-spaq", "spaq")):

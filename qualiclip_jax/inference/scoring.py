@@ -106,7 +106,7 @@ def _load(checkpoint: str | None) -> "QualiCLIP":
     from qualiclip_jax.inference.predictor import QualiCLIP
 
     if checkpoint is None:
-        print('no --checkpoint given: scoring with "tiny", the small model of the package', file=sys.stderr)
+        print('no --checkpoint given: scoring with "tiny", the model of the package', file=sys.stderr)
     return QualiCLIP.load(checkpoint or "tiny")
 
 
