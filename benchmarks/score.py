@@ -110,17 +110,21 @@ def torch_scorer(model) -> Callable[[np.ndarray], np.ndarray]:
     return score
 
 
-def compare(title: str, images: int, ours: Callable[[], np.ndarray], theirs: Callable[[], np.ndarray] | None) -> None:
-    """Times two ways to the same scores in turns; prints images/s and the ratio of the medians."""
-    ways = {"ours": ours} | ({"PyTorch": theirs} if theirs else {})
+def in_turns(ways: dict[str, Callable[[], np.ndarray]]) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    """Times several ways in turns: the median of the seconds, and what came out, of each by its name."""
     times: dict[str, list[float]] = {name: [] for name in ways}
-    scores = {name: way() for name, way in ways.items()}
+    found = {name: way() for name, way in ways.items()}
     for _ in range(ROUNDS):
         for name, way in ways.items():
             start = time.perf_counter()
             way()
             times[name].append(time.perf_counter() - start)
-    median = {name: float(np.median(values)) for name, values in times.items()}
+    return {name: float(np.median(values)) for name, values in times.items()}, found
+
+
+def compare(title: str, images: int, ours: Callable[[], np.ndarray], theirs: Callable[[], np.ndarray] | None) -> None:
+    """Times two ways to the same scores in turns; prints images/s and the ratio of the medians."""
+    median, scores = in_turns({"ours": ours} | ({"PyTorch": theirs} if theirs else {}))
     line = f"{title:34s} ours {images / median['ours']:7.2f} images/s"
     if theirs:
         difference = np.abs(scores["ours"] - scores["PyTorch"]).max()
