@@ -157,7 +157,7 @@ class QualiCLIP(models.Model):
         Raises:
           ImageError: a file that cannot be read or scored.
         """
-        paths = [str(path) for path in paths]
+        paths = [os.fspath(path) for path in ([paths] if isinstance(paths, str | os.PathLike) else paths)]
         scores: dict[str, float] = {}
         for row in files.score_files(self, list(dict.fromkeys(paths))):
             if row.error is not None:

@@ -135,9 +135,10 @@ def attention(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array | None) 
         return jnp.einsum("nhqk,nkhd->nqhd", jax.nn.softmax(logits).astype(v.dtype), v)
 
     n, t, *head = q.shape
-    if mask is None and q.dtype == jnp.bfloat16 and _fuses_attention(q.shape[-1]):
+    symbolic = is_symbolic_dim(t)
+    if mask is None and q.dtype == jnp.bfloat16 and _fuses_attention(q.shape[-1]) and not symbolic:
         return _fused_attention(q, k, v)
-    if (mask is not None and mask.shape[-2] > 1) or (not is_symbolic_dim(t) and t <= MANY_TOKENS):
+    if (mask is not None and mask.shape[-2] > 1) or (not symbolic and t <= MANY_TOKENS):
         return attend(q)
     slices = -(-t // ATTENTION_SLICE)
     q = jnp.pad(q, ((0, 0), (0, slices * ATTENTION_SLICE - t), (0, 0), (0, 0)))
