@@ -8,12 +8,14 @@
 Importing the package is cheap: `QualiCLIP` is looked up on first use.
 """
 
+from typing import Any
+
 from qualiclip_jax.version import __version__
 
 __all__ = ["QualiCLIP", "__version__"]
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     if name == "QualiCLIP":
         from qualiclip_jax.inference.predictor import QualiCLIP
 

@@ -11,7 +11,7 @@ import logging
 import shutil
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -20,7 +20,11 @@ from qualiclip_jax import models
 from qualiclip_jax.errors import UserError
 from qualiclip_jax.models import Model
 from qualiclip_jax.models.tree import Skeleton, by_path, check_shapes
+from qualiclip_jax.storage import StrPath
 from qualiclip_jax.version import __version__
+
+if TYPE_CHECKING:
+    import orbax.checkpoint as ocp
 
 FORMAT = 1
 STORES = ("float32", "float16")  # what parameters are written as
@@ -28,14 +32,14 @@ MOST_META = 16 << 20  # bytes of a description
 INITIAL = "initial"  # the model before training, beside the numbered checkpoints
 
 
-def _orbax():
+def _orbax() -> Any:
     import orbax.checkpoint as ocp
 
     logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax tells every step of a save
     return ocp
 
 
-def _alone():
+def _alone() -> "ocp.options.MultiprocessingOptions":
     """Options for Orbax: this process reads and writes by itself, though the run may have others."""
     me = jax.process_index()
     return _orbax().options.MultiprocessingOptions(
@@ -43,7 +47,7 @@ def _alone():
     )
 
 
-def _checkpointer(handler_type):
+def _checkpointer(handler_type: Any) -> "ocp.Checkpointer":
     ocp = _orbax()
     if handler_type is ocp.CompositeCheckpointHandler:
         handler = handler_type(composite_options=ocp.CompositeOptions(multiprocessing_options=_alone()))
@@ -52,7 +56,7 @@ def _checkpointer(handler_type):
     return ocp.Checkpointer(handler, multiprocessing_options=_alone())
 
 
-def _items(model: Model, store: str = STORES[0]) -> tuple[dict, dict]:
+def _items(model: Model, store: str = STORES[0]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The two items of a checkpoint: arrays (in host memory), and JSON; `store` as in `save_model`."""
     config, arrays = models.to_pure(model.clip)
     meta = {
@@ -84,7 +88,7 @@ def _on_host(tree: Any) -> Any:
     return jax.tree.map(lambda x: np.array(x, copy=True), jax.device_get(tree))
 
 
-def save_model(path: str | Path, model: Model, store: str = STORES[0]) -> None:
+def save_model(path: StrPath, model: Model, store: str = STORES[0]) -> None:
     """Writes a checkpoint, whole or not at all.
 
     Args:
@@ -112,7 +116,7 @@ def save_model(path: str | Path, model: Model, store: str = STORES[0]) -> None:
         raise UserError(f"{path} cannot be written: {error.strerror or error}") from None
 
 
-def load_model(path: str | Path) -> Model:
+def load_model(path: StrPath) -> Model:
     """Reads a checkpoint for inference.
 
     Args:
@@ -142,12 +146,12 @@ def load_model(path: str | Path) -> Model:
         raise UserError(f"{directory} is incomplete or damaged ({first_line}): copy or convert it again") from None
 
 
-def is_one(path: str | Path) -> bool:
+def is_one(path: StrPath) -> bool:
     """Whether `path` is a directory laid out like what `load_model` reads; says nothing of its being whole."""
     return any((Path(path).expanduser() / name).is_dir() for name in ("meta", "model", "checkpoints"))
 
 
-def find(path: str | Path) -> Path:
+def find(path: StrPath) -> Path:
     """The checkpoint directory meant by `path`, see `load_model`."""
     path = Path(path).expanduser().absolute()
     if not path.exists():
@@ -196,7 +200,7 @@ def _hush_late_reads() -> None:
     """Keeps one failed read from a traceback for each array that TensorStore still delivers, with nobody waiting."""
     report = sys.unraisablehook
 
-    def hook(unraisable) -> None:
+    def hook(unraisable: Any) -> None:
         if not (isinstance(unraisable.exc_value, RuntimeError) and "Event loop is closed" in str(unraisable.exc_value)):
             report(unraisable)
 
@@ -211,7 +215,8 @@ def _by_path(items: dict[str, Any]) -> dict[str, Any]:
 def _metadata(directory: Path) -> dict[str, Any]:
     """What is stored: a tree like that of the arrays, with their shapes; read without the arrays."""
     with _checkpointer(_orbax().PyTreeCheckpointHandler) as checkpointer:
-        return checkpointer.metadata(directory).item_metadata.tree
+        tree: dict[str, Any] = checkpointer.metadata(directory).item_metadata.tree
+    return tree
 
 
 def _restore_numpy(directory: Path, stored: dict[str, Any]) -> dict[str, Any]:
@@ -221,7 +226,8 @@ def _restore_numpy(directory: Path, stored: dict[str, Any]) -> dict[str, Any]:
     leaf = ocp.RestoreArgs(restore_type=np.ndarray)
     restore_args = jax.tree.map(lambda _: leaf, stored, is_leaf=lambda node: not isinstance(node, dict))
     with _checkpointer(ocp.PyTreeCheckpointHandler) as checkpointer:
-        return checkpointer.restore(directory, args=ocp.args.PyTreeRestore(restore_args=restore_args))
+        tree: dict[str, Any] = checkpointer.restore(directory, args=ocp.args.PyTreeRestore(restore_args=restore_args))
+    return tree
 
 
 class TrainingCheckpoints:
@@ -232,7 +238,7 @@ class TrainingCheckpoints:
       keep_last: how many of the latest to keep, beside the best.
     """
 
-    def __init__(self, directory: str | Path, keep_last: int):
+    def __init__(self, directory: StrPath, keep_last: int):
         ocp = _orbax()
         from orbax.checkpoint import checkpoint_managers
 
@@ -253,7 +259,8 @@ class TrainingCheckpoints:
 
     def latest_step(self) -> int | None:
         """The last complete checkpoint, None if there is none."""
-        return self._manager.latest_step()
+        step: int | None = self._manager.latest_step()
+        return step
 
     def save(self, step: int, model: Model, training: Any, best: float | None) -> None:
         """Starts to write a checkpoint; returns as soon as the arrays are copied.
@@ -316,6 +323,6 @@ def _best_metric(metrics: dict[str, float]) -> float:
     return metrics["best"]
 
 
-def remove(directory: str | Path) -> None:
+def remove(directory: StrPath) -> None:
     """Removes all checkpoints of a run."""
     shutil.rmtree(directory, ignore_errors=True)

@@ -13,7 +13,8 @@ def keep_compilations() -> None:
     """
     import jax
 
-    if jax.config.jax_compilation_cache_dir or not jax.config.jax_enable_compilation_cache:
+    config = jax.config
+    if config.read("jax_compilation_cache_dir") or not config.read("jax_enable_compilation_cache"):
         return
     directory = cache_directory() / "compiled"
     try:
@@ -21,8 +22,8 @@ def keep_compilations() -> None:
     except OSError:
         return
     if os.access(directory, os.W_OK):
-        jax.config.update("jax_compilation_cache_dir", str(directory))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+        config.update("jax_compilation_cache_dir", str(directory))
+        config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 def cache_directory() -> Path:

@@ -15,6 +15,8 @@ from qualiclip_jax.errors import UserError
 if TYPE_CHECKING:
     import jax
 
+    from qualiclip_jax.models import CLIP
+
 Array = Union[np.ndarray, "jax.Array"]
 
 CONTEXT_LENGTH = 77
@@ -124,7 +126,7 @@ def _tokenize(texts: list[str], tokenizer: str | pathlib.Path | None, example: s
 
     try:
         encode = CLIPTokenizer.from_pretrained(str(path))
-        rows = encode(texts, truncation=False)["input_ids"]
+        rows: list[list[int]] = encode(texts, truncation=False)["input_ids"]
     except Exception as error:  # whatever the readers of transformers raise
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise UserError(f"prompts: the tokenizer in {path} cannot be read: {reason}") from error
@@ -136,7 +138,7 @@ def _tokenize(texts: list[str], tokenizer: str | pathlib.Path | None, example: s
 
 
 def text_features(
-    clip, pairs: Sequence[Sequence[str]] = PAIRS, tokenizer: str | pathlib.Path | None = None
+    clip: "CLIP", pairs: Sequence[Sequence[str]] = PAIRS, tokenizer: str | pathlib.Path | None = None
 ) -> np.ndarray:
     """Features of antonym pairs, the constants that images are compared with.
 
@@ -167,7 +169,7 @@ def text_features(
     return np.asarray(features).reshape(len(tokens), 2, -1)
 
 
-def context_features(clip, embedded: Array, lengths: Sequence[int], context: Array) -> "jax.Array":
+def context_features(clip: "CLIP", embedded: Array, lengths: Sequence[int], context: Array) -> "jax.Array":
     """Text features of prompts with learned context around them, as QualiCLIP+ has them; differentiable.
 
     Half of the context goes between the start token and the text, the other half between the text and the end token.
@@ -189,7 +191,8 @@ def context_features(clip, embedded: Array, lengths: Sequence[int], context: Arr
     import jax.numpy as jnp
 
     count, half, tokens = context.shape[1], context.shape[1] // 2, embedded.shape[1]
-    if clip.text is None or tokens + count > clip.config.text.context_length:
+    config = clip.config.text
+    if config is None or tokens + count > config.context_length:
         raise UserError(f"prompts of {tokens} tokens with {count} learned ones between are too long for this model")
     # Which of the tokens, and behind them the context, comes where: [N, T + C].
     order = [

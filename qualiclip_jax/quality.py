@@ -2,7 +2,9 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+Array = jax.Array | np.ndarray
 LOGIT_SCALE = 100.0  # CLIP's, at temperature 1
 
 
@@ -13,7 +15,7 @@ def unit(features: jax.Array) -> jax.Array:
     return features * jax.lax.rsqrt(jnp.maximum(squares, 1e-24))
 
 
-def similarities(features: jax.Array, prompt_features: jax.Array) -> jax.Array:
+def similarities(features: jax.Array, prompt_features: Array) -> jax.Array:
     """Cosine similarity of image features to each prompt.
 
     Args:
@@ -26,7 +28,7 @@ def similarities(features: jax.Array, prompt_features: jax.Array) -> jax.Array:
     return jnp.einsum("...d,pcd->...pc", unit(features), prompt_features, precision=jax.lax.Precision.HIGHEST)
 
 
-def attribute_scores(features: jax.Array, prompt_features: jax.Array, temperature: float = 1.0) -> jax.Array:
+def attribute_scores(features: jax.Array, prompt_features: Array, temperature: float = 1.0) -> jax.Array:
     """One score for each antonym pair: softmax over (positive, negative), the positive entry.
 
     Args:
@@ -41,6 +43,6 @@ def attribute_scores(features: jax.Array, prompt_features: jax.Array, temperatur
     return jax.nn.sigmoid(logits[..., 0] - logits[..., 1])  # softmax over two entries
 
 
-def quality_score(features: jax.Array, prompt_features: jax.Array, temperature: float = 1.0) -> jax.Array:
+def quality_score(features: jax.Array, prompt_features: Array, temperature: float = 1.0) -> jax.Array:
     """The score of an image: the mean of `attribute_scores` over the pairs, float32 [...] in [0, 1]."""
     return attribute_scores(features, prompt_features, temperature).mean(-1)

@@ -33,7 +33,7 @@ def save_random_model(path: Path, seed: int) -> None:
     features /= np.linalg.norm(features, axis=-1, keepdims=True)
     clip = models.CLIP(CONFIG, rngs=nnx.Rngs(seed))
     prompts = (("Good photo.", "Bad photo."), ("Sharp image.", "Blurry image."))
-    checkpoint.save_model(path, checkpoint.Model(clip, prompts, features, 20.0, {"weights": "random", "seed": seed}))
+    checkpoint.save_model(path, models.Model(clip, prompts, features, 20.0, {"weights": "random", "seed": seed}))
 
 
 @pytest.fixture(scope="module")

@@ -88,7 +88,8 @@ def crop_pairs(
         raise ValueError(f"process {process_index} of {process_count}, from step {start_step}")
     _check_fields(batch_size, crop_size, seed, process_count, min_overlap, scale_range, detail, small)
     require_large_enough(source, crop_size)
-    threads = threads or min(16, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads = threads or min(16, cores)
     draw = partial(
         draw_pair, crop_size=crop_size, min_overlap=min_overlap, scale_range=scale_range, flip=flip, detail=detail
     )
@@ -103,7 +104,7 @@ def crop_pairs(
         epoch, turn = divmod(position, len(source))
         index, photo = library.usable(int(_order(len(source), seed, epoch)[turn]), rng)
         pair: Pair = draw(rng, photo.shape[:2], maps=library.maps(index, photo) if detail else ())
-        return {"crops": cut_pair(photo, pair, crop_size), "example": np.uint32(position % 2**32)}
+        return {"crops": cut_pair(photo, pair, crop_size), "example": np.asarray(position % 2**32, np.uint32)}
 
     batches = (
         grain.MapDataset.range(start_step * share, sys.maxsize)
@@ -143,7 +144,7 @@ class CropPairs:
     def __enter__(self) -> "CropPairs":
         return self
 
-    def __exit__(self, *exception) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()
 
 
@@ -196,7 +197,8 @@ class Library:
         return maps
 
     def _read(self, index: int) -> np.ndarray | None:
-        problem = photo = None
+        problem: str | None = None
+        photo: np.ndarray | None = None
         try:
             photo = self._source[index]
         except ImageError as error:
@@ -207,7 +209,8 @@ class Library:
         with self._lock:
             is_news = self._notes[index] != note
             self._notes[index] = note
-            if note in (_USED, _ENLARGED) and index not in self._cache and photo.nbytes <= self._cache_left:
+            keep = note in (_USED, _ENLARGED) and index not in self._cache
+            if photo is not None and keep and photo.nbytes <= self._cache_left:
                 self._cache[index] = photo
                 self._cache_left -= photo.nbytes
         if problem and is_news:
@@ -273,7 +276,16 @@ def _order(count: int, seed: int, epoch: int) -> np.ndarray:
     return np.random.Generator(np.random.Philox(key=np.array([seed, 2**63 + epoch], np.uint64))).permutation(count)
 
 
-def _check_fields(batch_size, crop_size, seed, process_count, min_overlap, scale_range, detail, small) -> None:
+def _check_fields(
+    batch_size: int,
+    crop_size: int,
+    seed: int,
+    process_count: int,
+    min_overlap: float,
+    scale_range: tuple[float, float],
+    detail: float,
+    small: str,
+) -> None:
     low, high = scale_range
     for field, value, fine, expected in (
         ("batch_size", batch_size, batch_size >= 1, "a positive number"),

@@ -6,12 +6,14 @@ public too: modules `blur`, `color`, `compression`, `noise`, `brightness`, `spat
 Importing the package is cheap: the functions are looked up on first use.
 """
 
+from typing import Any
+
 from qualiclip_jax.degradations.catalog import GROUPS, LEVELS, PARAMETERS, TYPES
 
 __all__ = ["GROUPS", "LEVELS", "PARAMETERS", "TYPES", "degrade", "degrade_pairs", "sample_types"]
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     if name in ("degrade", "degrade_pairs", "sample_types"):
         from qualiclip_jax.degradations import pipeline
 

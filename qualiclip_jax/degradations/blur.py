@@ -79,7 +79,7 @@ def disk_kernel(radius: int) -> np.ndarray:
     start = np.where(square < outer + (near - 0.5) ** 2, near - 0.5, 0.0)
     stop = np.where(square > inner + (near + 0.5) ** 2, near + 0.5, np.sqrt(square - (near - 0.5) ** 2))
 
-    def below_circle(t):  # integral of sqrt(radius^2 - t^2)
+    def below_circle(t: np.ndarray) -> np.ndarray:  # integral of sqrt(radius^2 - t^2)
         return 0.5 * (square * np.arcsin(t / radius) + t * np.sqrt(square - t**2))
 
     area = below_circle(stop) - below_circle(start) - (far - 0.5) * (stop - start) + (start - near + 0.5)

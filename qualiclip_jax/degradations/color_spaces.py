@@ -69,8 +69,7 @@ def ycbcr_to_rgb(planes: Array) -> Array:
 
 
 def _mix(matrix: np.ndarray, planes: Array) -> Array:
-    matrix = jnp.asarray(matrix, jnp.float32)
-    return jnp.tensordot(matrix, planes, axes=1, precision=jax.lax.Precision.HIGHEST)
+    return jnp.tensordot(jnp.asarray(matrix, jnp.float32), planes, axes=1, precision=jax.lax.Precision.HIGHEST)
 
 
 def _power(x: Array, exponent: float) -> Array:

@@ -1,5 +1,8 @@
 """Linear filters with replicated edges whose kernels are data, so that one compiled program serves every level."""
 
+import functools
+from collections.abc import Iterable
+
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -26,7 +29,7 @@ def separable(images: Array, taps: Array) -> Array:
     radius = len(taps) // 2
     height = images.shape[-3]
     padded = _pad(_flatten(images), radius, axis=-2)
-    rows = sum(taps[k] * jax.lax.slice_in_dim(padded, k, k + height, axis=-2) for k in range(len(taps)))
+    rows = _add_up(taps[k] * jax.lax.slice_in_dim(padded, k, k + height, axis=-2) for k in range(len(taps)))
     return _along_rows(_pad(rows.reshape(images.shape), radius, axis=-2), taps).reshape(images.shape)
 
 
@@ -53,7 +56,7 @@ def correlate(images: Array, kernel: Array, radius: Array | int) -> Array:
     height = images.shape[-3]
     padded = _pad(_pad(images, middle, axis=-3), middle, axis=-2)
 
-    def add_row(k, total):
+    def add_row(k: Array, total: Array) -> Array:
         return total + _along_rows(jax.lax.dynamic_slice_in_dim(padded, k, height, axis=-3), kernel[k])
 
     total = _flatten(jnp.zeros_like(images))
@@ -65,9 +68,13 @@ def _along_rows(padded: Array, taps: Array) -> Array:
     channels = padded.shape[-1]
     flat = _flatten(padded)
     size = flat.shape[-1] - (len(taps) - 1) * channels
-    return sum(
+    return _add_up(
         taps[k] * jax.lax.slice_in_dim(flat, k * channels, k * channels + size, axis=-1) for k in range(len(taps))
     )
+
+
+def _add_up(terms: Iterable[Array]) -> Array:
+    return functools.reduce(jnp.add, terms)
 
 
 def _banded(taps: Array, size: int) -> Array:

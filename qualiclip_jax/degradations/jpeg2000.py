@@ -10,6 +10,7 @@ to cut follows from the lengths of the passes, and these are estimated, from how
 joint histogram of their bit lengths and their neighbours'. Source: ITU-T T.800 and the OpenJPEG functions named below.
 """
 
+from collections.abc import Sequence
 from functools import partial
 
 import jax
@@ -86,9 +87,10 @@ def _layout(height: int, width: int) -> tuple[list[tuple[int, int]], np.ndarray,
       blocks: int32 [H, W], the number of the code-block that a coefficient belongs to.
       norms: float32 [blocks], L2 norm of the synthesis functions of each code-block's band.
     """
-    sides, blocks, norms = [], np.zeros((height, width), np.int32), []
+    sides: list[tuple[int, int]] = []
+    blocks, norms = np.zeros((height, width), np.int32), list[float]()
 
-    def number(top, bottom, left, right, norm):
+    def number(top: int, bottom: int, left: int, right: int, norm: float) -> None:
         for y in range(top, bottom, CODE_BLOCK):
             for x in range(left, right, CODE_BLOCK):
                 blocks[y : min(y + CODE_BLOCK, bottom), x : min(x + CODE_BLOCK, right)] = len(norms)
@@ -165,7 +167,7 @@ def _bit_lengths(planes: Array, blocks: np.ndarray) -> tuple[Array, Array]:
     earlier = {(-1, -1): always, (-1, 0): always, (-1, 1): row == 0, (0, -1): always, (1, -1): row < 3}
     greatest = _greatest(own, dict.fromkeys(around, always), blocks)
 
-    def propagate(_, near):
+    def propagate(_: int, near: Array) -> Array:
         found = _greatest(jnp.where(own < near, own, 0), earlier, blocks)
         return greatest + ((found == greatest) & (greatest > 0)).astype(jnp.int32)
 
@@ -233,13 +235,14 @@ def _passes(counts: Array, norms: np.ndarray) -> tuple[Array, Array]:
         _BITS_ENTROPY_CLEANUP * (entropy * (1 - visited)).sum(-1),
     )
     step = norms[:, None] * np.exp2(np.arange(_CLASSES, dtype=np.float32) - 1)  # [blocks, _CLASSES]
-    gains = tuple(g * step**2 * x for g, x in zip(_GAINS, (propagated, refined, cleaned), strict=True))
+    gained = tuple(g * step**2 * x for g, x in zip(_GAINS, (propagated, refined, cleaned), strict=True))
 
-    def accumulate(passes):  # three of [3, N, blocks, _CLASSES] -> [3, N, blocks, 1 + 3 PLANES], highest plane first
-        passes = jnp.stack(passes, axis=-1)[..., PLANES:0:-1, :].reshape(*counts.shape[:3], -1)
-        return jnp.pad(jnp.cumsum(passes, axis=-1), ((0, 0),) * 3 + ((1, 0),))
+    def accumulate(passes: Sequence[Array | np.ndarray]) -> Array:  # from the highest plane down
+        """Three of [3, N, blocks, _CLASSES] -> [3, N, blocks, 1 + 3 PLANES]."""
+        flat = jnp.stack(passes, axis=-1)[..., PLANES:0:-1, :].reshape(*counts.shape[:3], -1)
+        return jnp.pad(jnp.cumsum(flat, axis=-1), ((0, 0),) * 3 + ((1, 0),))
 
-    sizes, gains = accumulate(bits) / 8, accumulate(gains)
+    sizes, gains = accumulate(bits) / 8, accumulate(gained)
     sizes = sizes + _BLOCK_TAIL[0] + _BLOCK_TAIL[1] * jnp.log2(1 + sizes)
     return jnp.where(gains > 0, sizes, 0), gains
 
@@ -247,7 +250,7 @@ def _passes(counts: Array, norms: np.ndarray) -> tuple[Array, Array]:
 def _entropy(ones: Array, total: Array) -> Array:
     """Bits to tell which `ones` of `total` decisions are ones."""
 
-    def part(x):
+    def part(x: Array) -> Array:
         return x * jnp.log2(jnp.maximum(x, 1))
 
     return part(total) - part(ones) - part(total - ones)
@@ -268,10 +271,10 @@ def _allocate(sizes: Array, gains: Array, budget: Array) -> Array:
     """
     cost = sizes + jnp.where(gains > 0, _BLOCK_HEADER[0] + _BLOCK_HEADER[1] * jnp.log2(1 + sizes), 0)
 
-    def choose(log_slope):
+    def choose(log_slope: Array) -> Array:
         return jnp.argmax(gains - jnp.exp2(log_slope)[:, None, None] * sizes, axis=-1)
 
-    def halve(_, bounds):
+    def halve(_: int, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = bounds
         middle = (low + high) / 2
         spent = jnp.take_along_axis(cost, choose(middle)[..., None], axis=-1).sum((0, 2, 3))

@@ -37,7 +37,7 @@ def impulse_noise(images: Array, fraction: Array | float, key: Array, max_fracti
     """
     size = images.shape[-3] * images.shape[-2] * images.shape[-1]
 
-    def one(image, key):
+    def one(image: Array, key: Array) -> Array:
         index = jnp.arange(int(max_fraction * size))
         count = jnp.floor(jnp.asarray(fraction, jnp.float32) * size).astype(jnp.int32)
         where = jax.random.randint(key, index.shape, 0, size)

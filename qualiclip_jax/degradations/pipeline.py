@@ -1,7 +1,7 @@
 """Degradations by name: one type on a batch, and the degraded pairs of crops that training needs."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ STRATEGIES = ("scan", "levels")
 MIN_SIZE = 32  # px, the side of the squares of color_block
 
 # name -> function of (images, parameter) or, of the random ones, (images, parameter, key)
-DETERMINISTIC = {
+DETERMINISTIC: dict[str, Callable[..., Array]] = {
     "gaussian_blur": blur.gaussian_blur,
     "lens_blur": blur.lens_blur_from_table,
     "color_diffusion": color.color_diffusion,
@@ -33,11 +33,11 @@ DETERMINISTIC = {
     "linear_contrast": contrast.linear_contrast,
     "nonlinear_contrast": contrast.nonlinear_contrast,
 }
-DRAWN_ONCE = {  # the draw is shared by all images and levels: an angle, a direction
+DRAWN_ONCE: dict[str, Callable[..., Array]] = {  # the draw is shared by all images and levels: an angle, a direction
     "motion_blur": blur.random_motion_blur,
     "color_shift": color.random_color_shift,
 }
-DRAWN_EACH = {  # independent draws for every image and level
+DRAWN_EACH: dict[str, Callable[..., Array]] = {  # independent draws for every image and level
     "white_noise": noise.white_noise,
     "ycbcr_noise": noise.ycbcr_noise,
     "impulse_noise": noise.impulse_noise,
@@ -106,7 +106,8 @@ def degrade_pairs(
     types = _check_types(type_index, batch)  # [B, D]
     keys = jax.vmap(_fold_in_each, in_axes=(0, None))(keys_of_images(key, batch), types.shape[1])  # [B, D]
 
-    branches = [lambda images, level, key: images] + [functools.partial(apply, name) for name in TYPES]
+    branches: list[Callable[..., Array]] = [lambda images, level, key: images]
+    branches += [functools.partial(apply, name) for name in TYPES]
     image, level = jnp.arange(batch), jnp.arange(1, levels + 1)
     at_once = (strategy or default_strategy()) == "levels"
     if at_once:
@@ -115,13 +116,13 @@ def degrade_pairs(
     else:
         image, level = jnp.repeat(image, levels), jnp.tile(level, batch)
 
-    def degrade_one(place):
+    def degrade_one(place: tuple[Array, Array]) -> Array:
         image, level = place
         images = crops[image].astype(jnp.float32)
         images = images / 255 if crops.dtype == jnp.uint8 else images
         images = jnp.broadcast_to(images, (levels, *images.shape)) if at_once else images
 
-        def one_type(images, step):
+        def one_type(images: Array, step: tuple[Array, Array]) -> tuple[Array, None]:
             kind, key = step
             return jax.lax.switch(kind + 1, branches, images, level, key), None
 

@@ -38,7 +38,7 @@ def displace(images: Array, down: Array, right: Array) -> Array:
     bottom, right = jnp.minimum(top + 1, height - 1), jnp.minimum(left + 1, width - 1)
     image = jnp.arange(len(y))[:, None, None] * height
 
-    def at(row, column):
+    def at(row: Array, column: Array) -> Array:
         return pixels.at[(image + row) * width + column].get(mode="promise_in_bounds")
 
     above = at(top, left) * (1 - from_left) + at(top, right) * from_left
@@ -56,7 +56,7 @@ def non_eccentricity_patch(images: Array, count: Array | int, key: Array, max_co
       max_count: static bound of `count`.
     """
 
-    def one(image, key):
+    def one(image: Array, key: Array) -> Array:
         place_key, offset_key = jax.random.split(key)
         last = jnp.array(image.shape[:2], jnp.int32) - PATCH
         low, high = jnp.minimum(PATCH, last), jnp.maximum(last - PATCH, 0)  # a margin of 16 px where there is room
@@ -79,7 +79,7 @@ def copy_patches(image: Array, sources: Array, targets: Array, count: Array | in
     """
     size = (PATCH, PATCH, image.shape[-1])
 
-    def copy_one(index, image):
+    def copy_one(index: Array, image: Array) -> Array:
         target = targets[index]
         source = jnp.where(index < count, sources[index], target)
         patch = jax.lax.dynamic_slice(image, (*source, 0), size)
@@ -134,7 +134,7 @@ def color_block(images: Array, count: Array | int, key: Array, max_count: int = 
       max_count: static bound of `count`.
     """
 
-    def one(image, key):
+    def one(image: Array, key: Array) -> Array:
         place_key, color_key = jax.random.split(key)
         room = jnp.array(image.shape[:2], jnp.float32) - BLOCK
         corners = jnp.floor(jax.random.uniform(place_key, (max_count, 2)) * room).astype(jnp.int32)
@@ -154,7 +154,7 @@ def paint_blocks(image: Array, corners: Array, colors: Array, count: Array | int
     """
     size = (BLOCK, BLOCK, image.shape[-1])
 
-    def paint_one(index, image):
+    def paint_one(index: Array, image: Array) -> Array:
         corner = (*corners[index], 0)
         block = jnp.where(index < count, colors[index], jax.lax.dynamic_slice(image, corner, size))
         return jax.lax.dynamic_update_slice(image, block, corner)

@@ -130,6 +130,7 @@ class Encoder:
                 kept = (_kept(row), _kept(column))
                 tokens = np.zeros((1, *grid, config.features), seen.dtype) if tokens is None else tokens
                 tokens[0, row.first : row.last, column.first : column.last] = seen[0, *kept]
+        assert tokens is not None  # there is at least one tile
         return np.asarray(self._call(self._compiled_pool, tokens, np.array([count], np.int32)))
 
     def _call(self, function: Callable[..., jax.Array], images: np.ndarray, sizes: np.ndarray | None) -> jax.Array:
@@ -143,15 +144,15 @@ class Encoder:
             self.compiling = False
 
     @functools.cached_property
-    def _compiled_attributes(self):
+    def _compiled_attributes(self) -> Callable[..., jax.Array]:
         return jax.jit(self._attributes, compiler_options=machine.compiler_options())
 
     @functools.cached_property
-    def _compiled_tokens(self):
+    def _compiled_tokens(self) -> Callable[..., jax.Array]:
         return jax.jit(self._tokens, compiler_options=machine.compiler_options())
 
     @functools.cached_property
-    def _compiled_pool(self):
+    def _compiled_pool(self) -> Callable[..., jax.Array]:
         return jax.jit(self._pool, compiler_options=machine.compiler_options())
 
     def _attributes(self, state: Any, images: jax.Array, sizes: jax.Array | None) -> jax.Array:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from qualiclip_jax.images import ImageError
 from qualiclip_jax.inference.buckets import Batch
@@ -18,7 +19,7 @@ AHEAD_PIXELS = 64e6  # decoded and waiting: at most this many pixels (and one ba
 def run(
     batches: Sequence[Batch],
     fetch: Callable[[int], np.ndarray],
-    encode: Callable[[Batch, list[np.ndarray]], np.ndarray],
+    encode: Callable[[Batch, list[np.ndarray]], ArrayLike],
     pixels_at_once: float,
 ) -> Iterator[tuple[int, Fetched]]:
     """Scores the images of a plan.

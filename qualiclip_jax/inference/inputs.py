@@ -1,7 +1,7 @@
 """Images as they are given to a model from Python: checked, and brought into one form."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
@@ -26,12 +26,11 @@ def as_list(images: Images) -> list[np.ndarray]:
     Raises:
       UserError: another shape or type, or values outside the range.
     """
-    several = getattr(images, "ndim", None) == 4
-    if several:
-        images = np.asarray(images)
-    elif not isinstance(images, list | tuple):
-        images = [images]
-    given = [_checked(image, i) for i, image in enumerate(images)]
+    if isinstance(images, Sequence) and not isinstance(images, str):
+        several: Iterable[Any] = images
+    else:
+        several = np.asarray(images) if getattr(images, "ndim", None) == 4 else [images]
+    given = [_checked(image, i) for i, image in enumerate(several)]
     if all(image.dtype == np.uint8 for image in given):
         return given
     return [image / np.float32(255) if image.dtype == np.uint8 else image.astype(np.float32) for image in given]
@@ -45,11 +44,11 @@ def _checked(image: Any, index: int) -> np.ndarray:
         return _from_pillow(image, what)
     if not hasattr(image, "dtype") or not hasattr(image, "ndim"):
         raise UserError(f"{what} is a {type(image).__name__}: give arrays (NumPy or JAX) or images of Pillow")
-    image = np.asarray(image)
-    _check_form(image.shape, image.dtype, what, 3)
-    if image.dtype != np.uint8 and image.size and not (image.min() >= 0 and image.max() <= 1):
-        raise UserError(f"{what} has {_range(image)}")
-    return image
+    array = np.asarray(image)
+    _check_form(array.shape, array.dtype, what, 3)
+    if array.dtype != np.uint8 and array.size and not (array.min() >= 0 and array.max() <= 1):
+        raise UserError(f"{what} has {_range(array)}")
+    return array
 
 
 def _from_pillow(image: PIL.Image.Image, what: str) -> np.ndarray:

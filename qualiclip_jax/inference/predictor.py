@@ -15,6 +15,7 @@ from qualiclip_jax.errors import UserError
 from qualiclip_jax.images import ImageError
 from qualiclip_jax.inference import buckets, engine, files, inputs, machine
 from qualiclip_jax.inference.encoder import Encoder
+from qualiclip_jax.storage import StrPath
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -39,7 +40,7 @@ class QualiCLIP(models.Model):
         object.__setattr__(self, "_encoder", Encoder(self))  # now: `apply` may be traced first
 
     @classmethod
-    def load(cls, name: str | os.PathLike[str] = zoo.TINY) -> Self:
+    def load(cls, name: StrPath = zoo.TINY) -> Self:
         """Loads a model.
 
         Args:
@@ -145,11 +146,11 @@ class QualiCLIP(models.Model):
                 except ImageError as error:
                     yield i, error
 
-    def score_files(self, paths: Sequence[str | os.PathLike]) -> np.ndarray:
+    def score_files(self, paths: StrPath | Sequence[StrPath]) -> np.ndarray:
         """Scores image files.
 
         Args:
-          paths: image files; see `images.read_image` for the formats.
+          paths: one image file or several; see `images.read_image` for the formats.
 
         Returns:
           float32 [N] in [0, 1], in the order of `paths`.
@@ -157,13 +158,13 @@ class QualiCLIP(models.Model):
         Raises:
           ImageError: a file that cannot be read or scored.
         """
-        paths = [os.fspath(path) for path in ([paths] if isinstance(paths, str | os.PathLike) else paths)]
+        names = [os.fspath(path) for path in ([paths] if isinstance(paths, str | os.PathLike) else paths)]
         scores: dict[str, float] = {}
-        for row in files.score_files(self, list(dict.fromkeys(paths))):
-            if row.error is not None:
-                raise ImageError(row.path, row.error)
+        for row in files.score_files(self, list(dict.fromkeys(names))):
+            if row.score is None:
+                raise ImageError(row.path, row.error or "not scored")
             scores[row.path] = row.score
-        return np.array([scores[path] for path in paths], np.float32)
+        return np.array([scores[name] for name in names], np.float32)
 
     def apply(self, images: jax.Array, check: bool = False) -> jax.Array:
         """The score as a pure, differentiable function, for use as a loss under `jax.jit` and `jax.grad`.
@@ -191,6 +192,6 @@ class QualiCLIP(models.Model):
         flat = jnp.reshape(images, (math.prod(leading), height, width, channels))
         return self.score_of(self._encoder.attributes(flat)).reshape(leading)
 
-    def save(self, path: str | os.PathLike[str], store: str = "float32") -> None:
+    def save(self, path: StrPath, store: str = "float32") -> None:
         """Writes a checkpoint that `load` reads, whole or not at all; `store` and errors as `checkpoint.save_model`."""
         checkpoint.save_model(path, self, store)

@@ -52,13 +52,17 @@ CLASSIFIERS = {
 }
 
 
-def _resnet(layers, width, embed_dim, image_size, text_width, repository):
+def _resnet(
+    layers: tuple[int, int, int, int], width: int, embed_dim: int, image_size: int, text_width: int, repository: str
+) -> Backbone:
     heads = 32 * width // 64
     image = ResNetConfig(layers, width, heads, image_size)
     return Backbone(CLIPConfig(embed_dim, image, TextConfig(12, text_width, text_width // 64)), repository)
 
 
-def _vit(layers, width, patch_size, embed_dim, image_size, text_width, repository):
+def _vit(
+    layers: int, width: int, patch_size: int, embed_dim: int, image_size: int, text_width: int, repository: str
+) -> Backbone:
     image = ViTConfig(layers, width, width // 64, patch_size, image_size)
     return Backbone(CLIPConfig(embed_dim, image, TextConfig(12, text_width, text_width // 64)), repository)
 

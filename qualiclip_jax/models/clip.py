@@ -8,7 +8,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from qualiclip_jax.errors import UserError
-from qualiclip_jax.models.config import CLIPConfig, EfficientNetConfig, ImageConfig, ResNetConfig, ViTConfig
+from qualiclip_jax.models.config import CLIPConfig, ResNetConfig, ViTConfig
+from qualiclip_jax.models.config_base import ImageConfig
+from qualiclip_jax.models.config_efficientnet import EfficientNetConfig
 from qualiclip_jax.models.efficientnet import EfficientNet
 from qualiclip_jax.models.encoder import ImageEncoder
 from qualiclip_jax.models.layers import BatchNorm
@@ -80,11 +82,12 @@ class CLIP(nnx.Module):
         Raises:
           UserError: the model has no text encoder, or tokens are not integers of the vocabulary [P, 77 or fewer].
         """
-        if self.text is None:
+        text = self.config.text
+        if self.text is None or text is None:
             raise UserError(
                 "this model has no text encoder (it was saved or loaded without one): its prompts cannot be changed"
             )
-        tokens, text = jnp.asarray(tokens), self.config.text
+        tokens = jnp.asarray(tokens)
         if tokens.ndim != 2 or tokens.shape[1] > text.context_length or not jnp.issubdtype(tokens.dtype, jnp.integer):
             raise UserError(f"tokens are {tokens.dtype} {tokens.shape}, expected integers [P, {text.context_length}]")
         if not isinstance(tokens, jax.core.Tracer) and not ((tokens >= 0) & (tokens < text.vocab_size)).all():

@@ -225,7 +225,7 @@ class CLIPConfig:
       position: positional embedding of the image encoder. "none" adds none (any image size; QualiCLIP's choice for
         ResNets), "native" adds it as it is (images of the training size only), "interpolate" resizes its grid to the
         image's (any size; equal to "native" at the training size). By default "none" for a ResNet, "interpolate" for a
-        ViT.
+        ViT ("" is replaced by it).
       compute_dtype: "float32" or "bfloat16". Parameters and features are float32 either way.
       remat: recompute each block in the backward pass: less memory, about a third more time.
 
@@ -236,12 +236,12 @@ class CLIPConfig:
     embed_dim: int
     image: ImageConfig
     text: TextConfig | None = None
-    position: str | None = None
+    position: str = ""
     compute_dtype: str = "float32"
     remat: bool = False
 
     def __post_init__(self) -> None:
-        if self.position is None:
+        if not self.position:
             object.__setattr__(self, "position", self.image.positions[0])
         check_fields(self)
         one_of("position", self.position, tuple(name for name in POSITIONS if name in self.image.positions))

@@ -6,7 +6,7 @@ formats are first translated to OpenAI's.
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -21,7 +21,8 @@ from qualiclip_jax.models.tree import Skeleton, check_shapes, to_pure
 
 # How an array is laid out: kind -> (theirs to ours, ours to theirs). Our layouts: linear [in, out], convolution
 # [h, w, in, out].
-KINDS = {
+Layout = Callable[[np.ndarray], np.ndarray]
+KINDS: dict[str, tuple[Layout, Layout]] = {
     "same": (lambda a: a, lambda a: a),
     "linear": (lambda a: a.T, lambda a: a.T),
     "conv": (lambda a: a.transpose(2, 3, 1, 0), lambda a: a.transpose(3, 2, 0, 1)),
@@ -157,7 +158,7 @@ def to_openai_state_dict(clip: CLIP) -> dict[str, np.ndarray]:
     if isinstance(image, ResNetConfig) and not image.batch_norm:
         raise ValueError("a CLIP with folded BatchNorm has no OpenAI names")
     arrays = nnx.traversals.flatten_mapping(to_pure(clip)[1], sep="/")
-    result = {}
+    result: dict[str, np.ndarray] = {}
     for path, (theirs, kind) in names(clip.config).items():
         array, to_theirs = np.asarray(arrays[path]), KINDS[kind][1]
         if "{}" in theirs:

@@ -125,4 +125,5 @@ def _windows(
 
 def _weighted_sum(terms: Iterator[tuple[jax.Array, jax.Array]]) -> jax.Array:
     """The sum of images times weights [C], in float32."""
-    return functools.reduce(jnp.add, (x.astype(jnp.float32) * weight.astype(jnp.float32) for x, weight in terms))
+    products = (x.astype(jnp.float32) * weight.astype(jnp.float32) for x, weight in terms)
+    return functools.reduce(lambda x, y: x + y, products)

@@ -155,7 +155,8 @@ def moments(x: jax.Array, area: Area, square: int, grid: Grid | None) -> tuple[j
     rows, columns = grid or (1, 1)
     tall, wide = (height, width) if grid is None else (square, square)
     edges = ((0, 0), (0, rows * tall - height), (0, columns * wide - width), (0, 0))
-    valid = jnp.ones((1, height, width, 1), bool) if area.sizes is None else area.mask(x)
+    mask = area.mask(x)
+    valid = jnp.ones((1, height, width, 1), bool) if mask is None else mask
     valid = jnp.pad(valid, edges).reshape(-1, rows, tall, columns, wide, 1)
     x = jnp.pad(x.astype(jnp.float32), edges).reshape(n, rows, tall, columns, wide, channels)
     count = valid.sum((2, 4), keepdims=True, dtype=jnp.float32)
@@ -177,9 +178,10 @@ class EfficientNet(ImageEncoder):
         assert isinstance(shape, EfficientNetConfig)
         self.remat, self.dtype, self.shape = config.remat, jnp.dtype(config.compute_dtype), shape
         self.stem = Unit(config, 3, shape.stem, 3, rngs, stride=2)
-        stages, into = [], shape.stem
+        stages: list[nnx.List[Block]] = []
+        into = shape.stem
         for size, stride, expansion, out, layers in shape.stages:
-            blocks = nnx.List()
+            blocks: nnx.List[Block] = nnx.List()
             for layer in range(layers):
                 blocks.append(Block(config, into, out, size, 1 if layer else stride, expansion, rngs))
                 into = out
@@ -214,10 +216,10 @@ class EfficientNet(ImageEncoder):
         return jnp.concatenate([part for kind in zip(*found) for part in kind], axis=-1), area
 
     def _levels(
-        self, x: tuple[jax.Array, Moments], area: Area, levels: range, grid: Grid | None
+        self, start: tuple[jax.Array, Moments], area: Area, levels: range, grid: Grid | None
     ) -> tuple[tuple[jax.Array, Moments], Area]:
         """Levels one after the other: 0 is the stem, then the stages, then the head."""
-        x, found = x
+        x, found = start
         for level in levels:
             if level == 0:
                 x, area = relu6(self.stem(x, area.pooled())), area.pooled()
@@ -225,7 +227,7 @@ class EfficientNet(ImageEncoder):
                 for block in self.stages[level - 1]:
                     x = run(block, x, area, self.remat)
                     area = area if block.stride == 1 else area.pooled()
-            else:
+            elif self.head is not None:
                 x = relu6(self.head(x, area))
             if level in self.shape.pooled:
                 found += (moments(x, area, 32 // self.shape.reduction(level), grid),)

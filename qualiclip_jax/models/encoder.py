@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from qualiclip_jax.models.config import CLIPConfig
 from qualiclip_jax.models.layers import BatchNorm
 
 
@@ -31,7 +32,8 @@ class Area:
 
     def clear(self, x: jax.Array) -> jax.Array:
         """x with zeros outside the valid area: what a 3 x 3 convolution sees beyond the edge of an unpadded image."""
-        return x if self.sizes is None else jnp.where(self.mask(x), x, jnp.zeros((), x.dtype))
+        mask = self.mask(x)
+        return x if mask is None else jnp.where(mask, x, jnp.zeros((), x.dtype))
 
     def convolved(self) -> "Area":
         """After a 3 x 3 convolution of stride 2 and padding 1: sizes rounded up."""
@@ -45,7 +47,8 @@ class Area:
 def run(block: Any, x: jax.Array, area: Area, remat: bool) -> jax.Array:
     """block(x, area); recomputed in the backward pass if `remat`."""
     if not remat:
-        return block(x, area)
+        y: jax.Array = block(x, area)
+        return y
     graph, state = nnx.split(block)
 
     @jax.checkpoint
@@ -71,6 +74,9 @@ class ImageEncoder(nnx.Module):
 
     pool: Callable[[jax.Array, Area], jax.Array]
 
+    def __init__(self, config: CLIPConfig, rngs: nnx.Rngs):
+        raise NotImplementedError
+
     def __call__(self, images: jax.Array, sizes: jax.Array | None = None) -> jax.Array:
         """images [N, H, W, 3], normalised -> [N, D]; sizes int [N, 2] or None, see `CLIP.encode_image`."""
         return self.pool(*self.tokens(images, sizes))
@@ -79,11 +85,11 @@ class ImageEncoder(nnx.Module):
         """What reaches the pool, [N, H // stride, W // stride, features], and its valid area."""
         return self.late(*self.early(images, sizes))
 
-    def early(self, images: jax.Array, sizes: jax.Array | None = None) -> tuple[jax.Array, Area]:
+    def early(self, images: jax.Array, sizes: jax.Array | None = None) -> tuple[Any, Area]:
         """The first part, where activations are large: what `late` takes."""
         raise NotImplementedError
 
-    def late(self, x: jax.Array, area: Area) -> tuple[jax.Array, Area]:
+    def late(self, x: Any, area: Area) -> tuple[jax.Array, Area]:
         """The second part: tokens and their valid area."""
         raise NotImplementedError
 

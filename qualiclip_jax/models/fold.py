@@ -24,7 +24,7 @@ def fold_batch_norm(clip: CLIP) -> CLIP:
     if not image.batch_norm:
         return clip
     arrays = jax.device_get(to_pure(clip)[1])  # NumPy has nothing to compile
-    config = dataclasses.replace(clip.config, image=dataclasses.replace(image, batch_norm=False))
+    config = dataclasses.replace(clip.config, image=dataclasses.replace(image, **{"batch_norm": False}))
     return from_pure(config, _fold(arrays, image.batch_norm_eps))
 
 

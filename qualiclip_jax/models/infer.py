@@ -99,9 +99,9 @@ def _stand_ins(shapes: Shapes, missing: list[str]) -> dict[str, tuple[int, ...]]
 
 def _resnet(shapes: Shapes) -> ResNetConfig:
     width = shapes["visual.layer1.0.conv1.weight"][0]
-    layers = tuple(_count(shapes, rf"visual\.layer{stage}\.(\d+)\.") for stage in (1, 2, 3, 4))
+    first, second, third, fourth = (_count(shapes, rf"visual\.layer{stage}\.(\d+)\.") for stage in (1, 2, 3, 4))
     grid = round((shapes["visual.attnpool.positional_embedding"][0] - 1) ** 0.5)
-    return ResNetConfig(layers, width, heads=max(32 * width // 64, 1), image_size=32 * grid)
+    return ResNetConfig((first, second, third, fourth), width, heads=max(32 * width // 64, 1), image_size=32 * grid)
 
 
 def _vit(shapes: Shapes) -> ViTConfig:

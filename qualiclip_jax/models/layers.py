@@ -5,6 +5,7 @@ import contextvars
 import functools
 import math
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ from jax.typing import DTypeLike
 
 from qualiclip_jax.models.config import ATTENTION_SLICE, TransformerConfig
 
-ACTIVATIONS = {
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
     "gelu": lambda x: jax.nn.gelu(x, approximate=False),
 }
@@ -74,7 +75,7 @@ class BatchNorm(nnx.Module):
         self.var = nnx.BatchStat(jnp.ones(width, jnp.float32))
         self.eps = eps
         self.training = False
-        self.axis_name = None
+        self.axis_name: str | None = None
 
     def __call__(self, x: jax.Array, valid: jax.Array | None = None) -> jax.Array:
         """Normalises.
@@ -207,7 +208,7 @@ class Transformer(nnx.Module):
         """x [N, T, W] in the compute type; mask as in `attention`."""
         graph, stacked = nnx.split(self.blocks)
 
-        def step(x, state):
+        def step(x: jax.Array, state: Any) -> tuple[jax.Array, None]:
             return nnx.merge(graph, state)(x, mask), None
 
         unroll = jax.default_backend() != "cpu"

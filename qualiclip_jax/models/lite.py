@@ -12,7 +12,8 @@ import numpy as np
 
 from qualiclip_jax.errors import UserError
 from qualiclip_jax.models.clip import CLIP
-from qualiclip_jax.models.config import CLIPConfig, EfficientNetConfig
+from qualiclip_jax.models.config import CLIPConfig
+from qualiclip_jax.models.config_efficientnet import EfficientNetConfig
 from qualiclip_jax.models.efficientnet import VARIANCE_EPS
 from qualiclip_jax.models.tree import Skeleton, check_shapes
 
@@ -74,7 +75,7 @@ def from_tensors(tensors: Mapping[str, Any], config: CLIPConfig, *, seed: int = 
         raise UserError(f"{name}: tensors with values that are not finite (damaged?): {', '.join(damaged)}")
 
     skeleton, random = Skeleton(config), np.random.default_rng(seed)
-    arrays = {"logit_scale": np.float32(np.log(1 / 0.07))}
+    arrays: dict[str, np.ndarray] = {"logit_scale": np.asarray(np.log(1 / 0.07), np.float32)}
     for ours, shape_ours in skeleton.shapes.items():
         if ours in table:
             array = np.asarray(kept[table[ours]], np.float32)
@@ -108,7 +109,8 @@ def expected_features(arrays: Mapping[str, np.ndarray], shape: EfficientNetConfi
     levels = [_clipped(*before_clipping("stem"))]
     for stage, (*_, layers) in enumerate(shape.stages):
         outputs = [before_clipping(f"stages/{stage}/{layer}/project") for layer in range(layers)]
-        levels.append((sum(mean for mean, _ in outputs), np.sqrt(sum(np.square(std) for _, std in outputs))))
+        centre, squares = (np.sum(parts, axis=0) for parts in zip(*((mean, np.square(std)) for mean, std in outputs)))
+        levels.append((centre, np.sqrt(squares)))
     if shape.has_head:
         levels.append(_clipped(*before_clipping("head")))
     means, deviations = (np.concatenate([levels[level][k] for level in shape.pooled]) for k in (0, 1))

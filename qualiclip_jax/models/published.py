@@ -5,6 +5,7 @@
 from typing import Any
 
 from qualiclip_jax.models.config import CLIPConfig, ResNetConfig, TextConfig, ViTConfig
+from qualiclip_jax.models.config_base import ImageConfig
 
 # What transformers.CLIPConfig assumes where a config.json is silent.
 TEXT_DEFAULTS = {
@@ -104,7 +105,7 @@ def from_open_clip(fields: dict[str, Any]) -> CLIPConfig:
         size = size[0]
     layers = vision.get("layers", 12)
     if isinstance(layers, list):
-        image = ResNetConfig(tuple(layers), width, 32 * width // head_width, size)
+        image: ImageConfig = ResNetConfig(tuple(layers), width, 32 * width // head_width, size)
     else:
         mlp_width = int(width * _number(vision, "mlp_ratio", 4))
         image = ViTConfig(layers, width, width // head_width, vision.get("patch_size", 16), size, mlp_width, activation)

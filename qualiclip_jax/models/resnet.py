@@ -50,7 +50,7 @@ class ConvNorm(nnx.Module):
         groups: int = 1,
         scale: float = 1.0,
     ):
-        self.conv = nnx.Conv(
+        self.conv: nnx.Conv | WinogradConv = nnx.Conv(
             into,
             out,
             (size, size),
@@ -148,11 +148,14 @@ class AttentionPool(nnx.Module):
         weights = jax.nn.softmax(logits).astype(self.dtype)
         pooled = jnp.einsum("nht,ntc->nhc", weights, tokens)
         value = jnp.einsum("nhc,hcf->nhf", pooled, w_v).reshape(n, features)
+        assert self.v.bias is not None
         return self.out(value + self.v.bias[...].astype(self.dtype))
 
 
 class ResNet(ImageEncoder):
     """The image encoder of RN50 and its relatives; the smallest image side is 32."""
+
+    pool: AttentionPool
 
     def __init__(self, config: CLIPConfig, rngs: nnx.Rngs):
         shape = config.image
@@ -162,7 +165,8 @@ class ResNet(ImageEncoder):
         self.stem1 = ConvNorm(config, 3, width // 2, 3, rngs, stride=2)
         self.stem2 = ConvNorm(config, width // 2, width // 2, 3, rngs)
         self.stem3 = ConvNorm(config, width // 2, width, 3, rngs)
-        stages, into = [], width
+        stages: list[nnx.List[Bottleneck]] = []
+        into = width
         for stage, blocks in enumerate(shape.layers):
             narrow = width * 2**stage
             stages.append(nnx.List())
@@ -177,8 +181,9 @@ class ResNet(ImageEncoder):
         fast = nnx.clone(self)
         fast.pool.split_heads()
         for block in (block for stage in fast.stages for block in stage):
-            if winograd and pays(block.conv2.conv):
-                block.conv2.conv = WinogradConv(block.conv2.conv)
+            conv = block.conv2.conv
+            if winograd and isinstance(conv, nnx.Conv) and pays(conv):
+                block.conv2.conv = WinogradConv(conv)
         return fast
 
     def early(self, images: jax.Array, sizes: jax.Array | None = None) -> tuple[jax.Array, Area]:

@@ -35,7 +35,7 @@ class LegacyFile:
             for _ in pickletools.genops(file):
                 pass
             end = file.tell()
-            self._keys = [word for opcode, word, _ in pickletools.genops(file) if opcode.name == "BINUNICODE"]
+            self._keys = [str(word) for opcode, word, _ in pickletools.genops(file) if opcode.name == "BINUNICODE"]
             self._start = file.tell()
             file.seek(start)
             self.pickle = file.read(end - start)

@@ -231,7 +231,7 @@ def _inside(directory: pathlib.Path, name: Any) -> pathlib.Path:
     root = directory.parent.parent if directory.parent.name == "snapshots" else directory
     if not pathlib.Path(os.path.realpath(directory / name)).is_relative_to(os.path.realpath(root)):
         raise UserError(f"{directory / name}: a link that leads out of its folder: name the file itself, or copy it")
-    return directory / name
+    return pathlib.Path(directory, name)
 
 
 def _read_json(path: pathlib.Path) -> Any:

@@ -23,6 +23,8 @@ class WinogradConv(nnx.Module):
     """
 
     def __init__(self, conv: nnx.Conv):
+        if conv.bias is None:
+            raise ValueError("a convolution with bias is needed")
         kernel = np.asarray(conv.kernel[...], np.float64)
         both_axes = np.kron(_kernel_transform(), _kernel_transform())  # [36, 9]
         transformed = both_axes @ kernel.reshape(9, -1)
@@ -67,13 +69,18 @@ def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 def _kernel_transform() -> np.ndarray:
     """What one kernel is multiplied by along an axis, float64 [6, 3]."""
-    powers = lambda x: np.array([1, x, x * x])
+
+    def powers(x: float) -> np.ndarray:
+        return np.array([1, x, x * x])
+
     a, b = 2 * _AA * (_AA - _BB), 2 * _BB * (_BB - _AA)
     rows = (powers(0) / (_AA * _BB), powers(_A) / a, powers(-_A) / a, powers(_B) / b, powers(-_B) / b, (0, 0, 1))
     return np.stack(rows).astype(np.float64)
 
 
-def _spread(a, b, c, d, e, f):
+def _spread(
+    a: jax.Array, b: jax.Array, c: jax.Array, d: jax.Array, e: jax.Array, f: jax.Array
+) -> tuple[jax.Array, ...]:
     """Six neighbouring samples, transformed along one axis."""
     even_a, odd_a = e - _BB * c, _A * (d - _BB * b)
     even_b, odd_b = e - _AA * c, _B * (d - _AA * b)
@@ -81,7 +88,9 @@ def _spread(a, b, c, d, e, f):
     return first, even_a + odd_a, even_a - odd_a, even_b + odd_b, even_b - odd_b, last
 
 
-def _gather(a, b, c, d, e, f):
+def _gather(
+    a: jax.Array, b: jax.Array, c: jax.Array, d: jax.Array, e: jax.Array, f: jax.Array
+) -> tuple[jax.Array, ...]:
     """Four neighbouring results from six products, along one axis."""
     even_a, odd_a, even_b, odd_b = b + c, _A * (b - c), d + e, _B * (d - e)
     return a + even_a + even_b, odd_a + odd_b, _AA * even_a + _BB * even_b, _AA * odd_a + _BB * odd_b + f

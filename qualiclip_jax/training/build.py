@@ -7,19 +7,19 @@ import jax
 from flax import nnx
 from ml_collections import ConfigDict
 
-from qualiclip_jax import checkpoint, degradations, download, models, prompts, zoo
+from qualiclip_jax import degradations, download, models, prompts, zoo
 from qualiclip_jax.degradations.catalog import factor_matrix
 from qualiclip_jax.errors import UserError
 from qualiclip_jax.models import backbones, lite, weights
 from qualiclip_jax.models.config import image_config
 from qualiclip_jax.training import optimizer, probe
-from qualiclip_jax.training.state import Recipe, TrainState
+from qualiclip_jax.training.state import Parameters, Recipe, TrainState
 
 RANDOM = "random"
 CLASSIFIER_DIM = 64  # of the common space, for an image classifier, if the config does not say
 
 
-def build_model(config: ConfigDict) -> checkpoint.Model:
+def build_model(config: ConfigDict) -> models.Model:
     """The model before training: image encoder with its weights, and the features of the prompts.
 
     Random initialisation happens only where `model.weights` says "random"; its prompt features are then fixed random
@@ -87,13 +87,14 @@ def _digests(found: weights.Weights) -> dict[str, str]:
     return {file.name: download.sha256(file) for file in found.files}
 
 
-def build_recipe(config: ConfigDict, model: checkpoint.Model, steps: int) -> tuple[Recipe, nnx.State, nnx.State]:
+def build_recipe(config: ConfigDict, model: models.Model, steps: int) -> tuple[Recipe, Parameters, Parameters]:
     """The constants of the run, the parameters, and the BatchNorm statistics.
 
     Raises:
       UserError: if the optimizer's table does not fit the parameters.
     """
-    graphdef, params, batch_stats = nnx.split(model.clip, nnx.Param, nnx.BatchStat)
+    graphdef, params, *rest = nnx.split(model.clip, nnx.Param, nnx.BatchStat)
+    (batch_stats,) = rest
     recipe = Recipe(
         graphdef=graphdef,
         prompt_features=model.prompt_features,
@@ -124,9 +125,7 @@ def _first_schedule(config: ConfigDict) -> str:
     return next((kind for _, kind, _ in config.optimizer.parameters if kind != "frozen"), "constant")
 
 
-def scoring_model(
-    recipe: Recipe, state: TrainState, model: checkpoint.Model, provenance: dict[str, Any]
-) -> checkpoint.Model:
+def scoring_model(recipe: Recipe, state: TrainState, model: models.Model, provenance: dict[str, Any]) -> models.Model:
     """The model that a state scores with, everything but the weights taken from `model`."""
     clip = recipe.merge(state.scoring_params, state.batch_stats)
     return dataclasses.replace(model, clip=clip, provenance=model.provenance | provenance)

@@ -101,7 +101,8 @@ def _wrong_value(error: Exception) -> str:
 
 def _no_such_field(text: str, path: Path, argv: Sequence[str]) -> str:
     """Names the argument that sets a field which is not there; `text` is what ml_collections says of it."""
-    name = re.search(r"\w+", text)[0]
+    found = re.search(r"\w+", text)
+    name = found[0] if found else ""
     argument = next((a for a in argv if re.match(rf"--config\.(\w+\.)*{name}\b", a)), f"--config.{name}")
     flag = argument.partition("=")[0]
     known = re.findall(r'Did you mean "(\w+)"', text)

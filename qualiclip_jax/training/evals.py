@@ -8,13 +8,13 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from qualiclip_jax import checkpoint, models, quality
+from qualiclip_jax import models, quality
 from qualiclip_jax.data import rated
 from qualiclip_jax.data.rated import RatedSet
 from qualiclip_jax.errors import UserError
 from qualiclip_jax.images import decode_size
 from qualiclip_jax.inference.stream import score_images
-from qualiclip_jax.training.state import Recipe, TrainState
+from qualiclip_jax.training.state import Parameters, Recipe, TrainState
 
 if TYPE_CHECKING:
     from qualiclip_jax.inference.predictor import QualiCLIP
@@ -33,7 +33,7 @@ class Evaluator:
         opinions are constant or not finite, or if `eval.best` names none of the metrics.
     """
 
-    def __init__(self, config: ConfigDict, recipe: Recipe, model: checkpoint.Model):
+    def __init__(self, config: ConfigDict, recipe: Recipe, model: models.Model):
         from qualiclip_jax.data import pristine
 
         self._config, self._recipe, self._model = config, recipe, model
@@ -43,7 +43,8 @@ class Evaluator:
         self._rated = {name: _checked(rated.load(name)) for name in config.eval.rated}
 
         @jax.jit
-        def score(params, batch_stats, images):  # images float [N, H, W, 3] in [0, 1]
+        def score(params: Parameters, batch_stats: Parameters, images: jax.Array) -> jax.Array:
+            # images float [N, H, W, 3] in [0, 1]
             features = recipe.merge(params, batch_stats).encode_image(models.normalise(images))
             return model.score_of(quality.attribute_scores(features, recipe.prompt_features, config.temperature))
 

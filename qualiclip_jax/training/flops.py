@@ -11,7 +11,7 @@ from jax.extend import core
 PRODUCTS = 10  # timed back to back: waiting for each would make a GPU look slower, and a step better, than it is
 
 
-def count(function: Callable, *args: Any) -> float:
+def count(function: Callable[..., Any], *args: Any) -> float:
     """Floating-point operations of the matrix products and convolutions of a call, on one device.
 
     Counted in the traced program, whatever the device makes of it: a multiplication and an addition are two, a loop
@@ -32,16 +32,20 @@ def _of_equation(equation: core.JaxprEqn) -> float:
     name, params = equation.primitive.name, equation.params
     if name == "dot_general":
         (contracted, _), _ = params["dimension_numbers"]
-        left = equation.invars[0].aval.shape
-        return 2.0 * math.prod(equation.outvars[0].aval.shape) * math.prod(left[axis] for axis in contracted)
+        left = _shape(equation.invars[0])
+        return 2.0 * math.prod(_shape(equation.outvars[0])) * math.prod(left[axis] for axis in contracted)
     if name == "conv_general_dilated":
-        kernel = equation.invars[1].aval.shape
+        kernel = _shape(equation.invars[1])
         outputs = kernel[params["dimension_numbers"].rhs_spec[0]]
-        return 2.0 * math.prod(equation.outvars[0].aval.shape) * math.prod(kernel) / outputs
+        return 2.0 * math.prod(_shape(equation.outvars[0])) * math.prod(kernel) / outputs
     inner = [_of_program(jaxpr) for jaxpr in core.jaxprs_in_params(params)]
     if name == "cond":
         return max(inner)
     return sum(inner) * (params["length"] if name == "scan" else 1)
+
+
+def _shape(variable: Any) -> tuple[int, ...]:
+    return variable.aval.shape
 
 
 def matmul_rate(dtype: str) -> float:

@@ -13,8 +13,9 @@ import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
-from qualiclip_jax import checkpoint, storage
+from qualiclip_jax import checkpoint, models, storage
 from qualiclip_jax.data import pristine
+from qualiclip_jax.data.sources import Source
 from qualiclip_jax.errors import UserError
 from qualiclip_jax.progress import Progress
 from qualiclip_jax.training import build, evals, metrics, optimizer, parallel, pictures, probe, workdir
@@ -81,9 +82,9 @@ def train(config: ConfigDict, directory: str | Path, overwrite: bool = False) ->
 def _with_probe(
     config: ConfigDict,
     directory: Path,
-    model: checkpoint.Model,
+    model: models.Model,
     recipe: Recipe,
-    source: pristine.Source,
+    source: Source,
     stop: StopSignals,
 ) -> TrainState:
     """Returns the state that training starts from, after the projection was fitted by the primary process."""
@@ -106,7 +107,7 @@ def _with_probe(
     return create_state(*parallel.from_primary(fit), recipe)
 
 
-def _open_batches(config: ConfigDict, source: pristine.Source, step: int, alone: bool = False) -> pristine.CropPairs:
+def _open_batches(config: ConfigDict, source: Source, step: int, alone: bool = False) -> pristine.CropPairs:
     """Opens this process's part of the batches, from a step on; all of them if it works `alone`."""
     return pristine.crop_pairs(
         source,
@@ -134,7 +135,7 @@ class _Run:
         self,
         config: ConfigDict,
         directory: Path,
-        model: checkpoint.Model,
+        model: models.Model,
         recipe: Recipe,
         evaluator: evals.Evaluator,
         steps: int,
@@ -144,7 +145,7 @@ class _Run:
         self.speed = Speedometer(config.batch_size, config.model.compute_dtype)
         self.checkpoints: checkpoint.TrainingCheckpoints | None = None  # on the primary process alone
         self.writer: metrics.MetricsWriter | None = None  # likewise
-        self.pending: list[dict[str, jax.Array]] = []  # metrics of the steps since the last flush, on the device
+        self.pending: list[dict[str, Any]] = []  # metrics of the steps since the last flush, on the device
         self.evaluation: dict[str, float] = {}
         self.evaluated_step = self.saved_step = -1
 
@@ -203,11 +204,11 @@ class _Run:
             batch = next(batches)
         if step == 0:
             self.draw_examples(batch)
-        batch = parallel.put_batch(batch)
+        on_devices = parallel.put_batch(batch)
         if self.speed.flops_per_step is None:
-            self.speed.estimate_flops(compiled, state, batch)
+            self.speed.estimate_flops(compiled, state, on_devices)
         with jax.transfer_guard("disallow"):
-            state, step_metrics = compiled(state, batch)
+            state, step_metrics = compiled(state, on_devices)
         self.pending.append(step_metrics)
         return state
 
@@ -258,9 +259,13 @@ class _Run:
         model = build.scoring_model(self.recipe, state, self.model, facts)
         best = evals.best_metric(self.evaluator.best, measured)
         try:
-            self.checkpoints.save(step, model, state, best)
+            self._checkpoints().save(step, model, state, best)
         except OSError as error:
             raise self._not_saved(step, error) from None
+
+    def _checkpoints(self) -> checkpoint.TrainingCheckpoints:
+        assert self.checkpoints is not None, "only the primary process writes checkpoints"
+        return self.checkpoints
 
     def flush_before_save(self, step: int) -> None:
         """Makes sure that nothing that is not finite is ever saved."""
@@ -270,14 +275,14 @@ class _Run:
 
     def _finish_writing(self) -> None:
         try:
-            self.checkpoints.wait()
+            self._checkpoints().wait()
         except Exception as error:  # whatever the background thread met
             raise self._not_saved(self.saved_step, error) from None
 
     def _not_saved(self, step: int, error: Exception) -> UserError:
         reason = (str(error) or type(error).__name__).splitlines()[0][:200]
         return UserError(
-            f"the checkpoint of step {step} could not be written to {self.checkpoints.directory} ({reason}); "
+            f"the checkpoint of step {step} could not be written to {self._checkpoints().directory} ({reason}); "
             "earlier ones are whole: make room and run the same command again"
         )
 
@@ -313,7 +318,7 @@ def _last_evaluation(directory: Path) -> tuple[int, dict[str, float]]:
     return step, {name: math.nan if value is None else value for name, value in rows[-1].items()}
 
 
-def print_header(config: ConfigDict, directory: Path, source: pristine.Source, state: TrainState, steps: int) -> None:
+def print_header(config: ConfigDict, directory: Path, source: Source, state: TrainState, steps: int) -> None:
     """Says what is about to happen, on the primary process."""
     if not parallel.is_primary():
         return

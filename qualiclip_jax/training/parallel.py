@@ -102,7 +102,7 @@ def check_batch(batch_size: int, accumulate: int) -> None:
         )
 
 
-def parallel_step(step: Callable, recipe: Recipe, devices: Devices = None) -> Callable:
+def parallel_step(step: Callable[..., T], recipe: Recipe, devices: Devices = None) -> Callable[..., T]:
     """Compiles `step(state, batch, recipe=..., axis_name=...)` to run on all devices of all processes.
 
     Args:

@@ -13,7 +13,7 @@ class StopSignals:
     Several processes must stop at the same step: there JAX's preemption service takes SIGTERM, also for Ctrl-C.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._alone = parallel.is_alone()
         self._name = ""
         self._previous: dict[int, Any] = {}

@@ -11,6 +11,8 @@ from flax import nnx, struct
 
 from qualiclip_jax import models
 
+Parameters = nnx.State[Any, Any]  # or statistics: arrays by path
+
 
 class TrainState(struct.PyTreeNode):
     """Everything a step changes; a pytree, replicated over the devices.
@@ -24,13 +26,13 @@ class TrainState(struct.PyTreeNode):
     """
 
     step: jax.Array
-    params: nnx.State
-    batch_stats: nnx.State
+    params: Parameters
+    batch_stats: Parameters
     opt_state: Any
-    ema: nnx.State | None
+    ema: Parameters | None
 
     @property
-    def scoring_params(self) -> nnx.State:
+    def scoring_params(self) -> Parameters:
         """The parameters to score with: the average where there is one."""
         return self.params if self.ema is None else self.ema
 
@@ -60,8 +62,8 @@ class Recipe:
       train_batch_norm: whether BatchNorm layers use and learn batch statistics.
     """
 
-    graphdef: nnx.GraphDef
-    prompt_features: jax.Array
+    graphdef: nnx.GraphDef[Any]
+    prompt_features: jax.Array | np.ndarray
     optimizer: optax.GradientTransformation
     learning_rate: optax.Schedule
     seed: int
@@ -79,12 +81,12 @@ class Recipe:
     accumulate: int = 1
     train_batch_norm: bool = False
 
-    def merge(self, params: nnx.State, batch_stats: nnx.State) -> "models.CLIP":
+    def merge(self, params: Parameters, batch_stats: Parameters) -> "models.CLIP":
         """The model with these weights."""
         return nnx.merge(self.graphdef, params, batch_stats, copy=True)  # a copy: training BatchNorm writes to it
 
 
-def create_state(params: nnx.State, batch_stats: nnx.State, recipe: Recipe) -> TrainState:
+def create_state(params: Parameters, batch_stats: Parameters, recipe: Recipe) -> TrainState:
     """The state before the first step."""
     return TrainState(
         step=jnp.zeros((), jnp.int32),

@@ -10,11 +10,13 @@ from flax import nnx
 
 from qualiclip_jax import degradations, models, objective, quality
 from qualiclip_jax.degradations import camera
-from qualiclip_jax.training.state import Recipe, TrainState
+from qualiclip_jax.degradations.catalog import FACTORS
+from qualiclip_jax.training.state import Parameters, Recipe, TrainState
 
 # One stream of random keys for each purpose, folded from the seed.
 STREAM_TYPES, STREAM_DEGRADATIONS, STREAM_CAMERA = 0, 1, 2
 NO_DEGRADATION = -1
+Batch = dict[str, jax.Array]
 
 
 def example_keys(seed: int, stream: int, example: jax.Array) -> jax.Array:
@@ -100,7 +102,7 @@ def describe(example: np.ndarray, severities: np.ndarray, recipe: Recipe) -> lis
     by_camera = drawn_for_camera(jnp.asarray(example), recipe)
     names = []
     for row, drawn, worst in zip(types, by_camera, severities[:, -1]):
-        factors = [f"{name} {value:.2f}" for name, value in zip(camera.FACTORS, worst) if value]
+        factors = [f"{name} {value:.2f}" for name, value in zip(FACTORS, worst) if value]
         names.append("\n+ ".join(factors if drawn else [degradations.TYPES[t] for t in row if t >= 0]))
     return names
 
@@ -119,8 +121,8 @@ def _camera_levels(keys: jax.Array, recipe: Recipe) -> jax.Array:
 
 
 def similarities(
-    params: nnx.State, batch_stats: nnx.State, images: jax.Array, recipe: Recipe, axis_name: str | None
-) -> tuple[jax.Array, nnx.State]:
+    params: Parameters, batch_stats: Parameters, images: jax.Array, recipe: Recipe, axis_name: str | None
+) -> tuple[jax.Array, Parameters]:
     """Similarities [B, L, 2, P, 2] of degraded crops to the prompts, and the new batch_stats.
 
     Args:
@@ -139,14 +141,14 @@ def similarities(
 
 
 def loss_fn(
-    params: nnx.State,
-    batch_stats: nnx.State,
+    params: Parameters,
+    batch_stats: Parameters,
     images: jax.Array,
     severities: jax.Array,
     recipe: Recipe,
     axis_name: str | None,
     across: "Across | None" = None,
-) -> tuple[jax.Array, tuple[dict[str, jax.Array], nnx.State]]:
+) -> tuple[jax.Array, tuple[dict[str, jax.Array], Parameters]]:
     """The objective on degraded crops.
 
     Args:
@@ -212,8 +214,8 @@ def _of_pairs(severities: jax.Array, recipe: Recipe) -> jax.Array:
 
 
 def gradients(
-    state: TrainState, batch: dict[str, jax.Array], recipe: Recipe, axis_name: str | None
-) -> tuple[nnx.State, dict[str, jax.Array], nnx.State]:
+    state: TrainState, batch: Batch, recipe: Recipe, axis_name: str | None
+) -> tuple[Parameters, dict[str, jax.Array], Parameters]:
     """Gradient, metrics and new batch statistics on this device's part of the batch, in `accumulate` micro-batches.
 
     The loss across images compares all of them. With micro-batches it needs a forward pass of its own: similarities
@@ -221,8 +223,8 @@ def gradients(
     """
 
     def micro_step(
-        batch_stats: nnx.State, micro: dict[str, jax.Array], across: Across | None = None
-    ) -> tuple[nnx.State, Any]:
+        batch_stats: Parameters, micro: Batch, across: Across | None = None
+    ) -> tuple[Parameters, tuple[Parameters, dict[str, jax.Array]]]:
         images, severities = degrade_batch(micro["crops"], micro["example"], recipe)
         gradient_fn = jax.grad(loss_fn, has_aux=True)
         gradient, (metrics, batch_stats) = gradient_fn(
@@ -234,11 +236,13 @@ def gradients(
         batch_stats, result = micro_step(state.batch_stats, batch)
         return *result, batch_stats
 
-    def forward(micro: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
+    def forward(micro: Batch) -> tuple[jax.Array, jax.Array]:
         images, severities = degrade_batch(micro["crops"], micro["example"], recipe)
         return similarities(state.params, state.batch_stats, images, recipe, axis_name)[0], severities
 
-    def add_micro(carry: tuple[nnx.State, Any], micro: tuple[dict[str, jax.Array], Across | None]) -> tuple[Any, None]:
+    def add_micro(
+        carry: tuple[Parameters, Any], micro: tuple[Batch, Across | None]
+    ) -> tuple[tuple[Parameters, Any], None]:
         batch_stats, total = carry
         batch_stats, result = micro_step(batch_stats, *micro)
         return (batch_stats, jax.tree.map(jnp.add, total, result)), None
@@ -259,7 +263,7 @@ def gradients(
 
 
 def train_step(
-    state: TrainState, batch: dict[str, jax.Array], *, recipe: Recipe, axis_name: str | None = None
+    state: TrainState, batch: Batch, *, recipe: Recipe, axis_name: str | None = None
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One optimizer step.
 

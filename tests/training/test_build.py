@@ -28,7 +28,7 @@ def saved(request, tmp_path_factory):
     config = models.CLIPConfig(embed_dim=16, image=image, text=request.param, position="none")
     clip = models.CLIP(config, rngs=nnx.Rngs(7))
     features = prompts.text_features(clip, PAIRS) if config.text else prompts.random_text_features(3, 16, seed=1)
-    model = checkpoint.Model(clip, PAIRS, np.asarray(features), 3.0, {"weights": "ours"})
+    model = models.Model(clip, PAIRS, np.asarray(features), 3.0, {"weights": "ours"})
     path = tmp_path_factory.mktemp("saved") / "model"
     checkpoint.save_model(path, model)
     return model, path
