@@ -170,7 +170,8 @@ def simulate(
     keys = pipeline.keys_of_images(key, batch)
     fault_keys, noise_keys, mask_keys = jnp.moveaxis(jax.vmap(lambda key: jax.random.split(key, 3))(keys), 1, 0)
     faults = jax.vmap(draw, in_axes=(0, None))(fault_keys, probabilities)
-    masks = jax.vmap(lambda key: _mask(key, *crops.shape[2:4], local))(mask_keys) if local else None
+    height, width = crops.shape[2:4]
+    masks = jax.vmap(lambda key: _mask(key, height, width, local))(mask_keys) if local else None
 
     def one_level(images: Array, image: Array, number: Array) -> Array:
         chosen, level = jax.tree.map(lambda x: x[image], faults), levels[image, number]

@@ -173,6 +173,8 @@ def moments(x: jax.Array, area: Area, square: int, grid: Grid | None) -> tuple[j
 class EfficientNet(ImageEncoder):
     """The image encoder of EfficientNet-Lite0 and its relatives; the smallest image side is 32."""
 
+    pool: MomentPool
+
     def __init__(self, config: CLIPConfig, rngs: nnx.Rngs):
         shape = config.image
         assert isinstance(shape, EfficientNetConfig)

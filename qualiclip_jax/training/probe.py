@@ -134,8 +134,8 @@ def fit(
     moments = Moments.load(path) if path.is_file() else None
     if moments is None or moments.xy.shape != (clip.image.pool.projection.in_features, pairs):
         moments = Moments.zeros(clip.image.pool.projection.in_features, pairs)
-    measure = jax.jit(lambda state, batch: _measure(nnx.merge(graph, state), batch, recipe))
     graph, state = nnx.split(clip.image)
+    measure = jax.jit(lambda state, batch: _measure(nnx.merge(graph, state), batch, recipe))
     advance(moments.batches)
     with contextlib.closing(batches(moments.batches)) as stream:
         while moments.batches < count:
@@ -148,8 +148,10 @@ def fit(
                 raise KeyboardInterrupt("the probe's sums are kept, the same command goes on from there")
     weights, biases = moments.solve(ridge)
     kernel = np.concatenate([weights, np.zeros_like(weights[:, :1])], axis=1)
-    clip.image.pool.projection.kernel.set_value(jnp.asarray(kernel, jnp.float32))
-    clip.image.pool.projection.bias.set_value(jnp.asarray([*biases, CONSTANT], jnp.float32))
+    projection = clip.image.pool.projection
+    assert projection.bias is not None
+    projection.kernel.set_value(jnp.asarray(kernel, jnp.float32))
+    projection.bias.set_value(jnp.asarray([*biases, CONSTANT], jnp.float32))
 
 
 def prompt_features(pairs: int, embed_dim: int) -> np.ndarray:
