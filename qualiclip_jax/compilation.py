@@ -3,6 +3,7 @@
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 
 def keep_compilations() -> None:
@@ -13,8 +14,8 @@ def keep_compilations() -> None:
     """
     import jax
 
-    config = jax.config
-    if config.read("jax_compilation_cache_dir") or not config.read("jax_enable_compilation_cache"):
+    config: Any = jax.config  # its fields are made at run time
+    if config.jax_compilation_cache_dir or not config.jax_enable_compilation_cache:
         return
     directory = cache_directory() / "compiled"
     try:
