@@ -10,7 +10,7 @@ demo: .venv/demo.stamp
 	$(BIN)/python -m qualiclip_jax.data sample runs/demo/photos
 	$(BIN)/python -m qualiclip_jax.score --checkpoint runs/demo runs/demo/photos
 
-test: lint
+test: lint types
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: .venv/test.stamp
