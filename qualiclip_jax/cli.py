@@ -13,7 +13,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn, TextIO, cast
 
 from qualiclip_jax.errors import UserError
 from qualiclip_jax.version import __version__
@@ -40,15 +40,22 @@ def run(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None 
       argv: the arguments; `sys.argv[1:]` by default.
 
     Returns:
-      0, 1, 2 or 130. A `UserError` or `OSError` is printed to standard error as one line, without a traceback. The
-      first Ctrl-C is a `KeyboardInterrupt`; a second one ends the process at once, whatever it still waits for.
+      0, 1, 2 or 130. A `UserError` or `OSError` is printed to standard error as one line, without a traceback; where
+      messages cannot be written, e.g. to a full disk, the work goes on without them. The first Ctrl-C is a
+      `KeyboardInterrupt`; a second one ends the process at once, whatever it still waits for.
     """
     _open_standard_streams()
+    with _messages_that_may_fail():
+        return _status(main, sys.argv[1:] if argv is None else argv)
+
+
+def _status(main: Callable[[Sequence[str]], int | None], argv: Sequence[str]) -> int:
+    """Calls `main` and prints how it ended; see `run`."""
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="backslashreplace")  # a name that the terminal has no letters for is no error
     try:
         with _interrupts():
-            return main(sys.argv[1:] if argv is None else argv) or DONE
+            return main(argv) or DONE
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return FAILED
@@ -76,6 +83,42 @@ def _open_standard_streams() -> None:
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115  (as long as the process)
 
 
+class _Messages:
+    """A stream whose messages are lost where they cannot be written."""
+
+    def __init__(self, stream: TextIO):
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextlib.contextmanager
+def _messages_that_may_fail() -> Iterator[None]:
+    """Lets no error of the system on standard error end the work, until the block ends."""
+    stream = sys.stderr
+    sys.stderr = cast(TextIO, _Messages(stream))
+    try:
+        yield
+    finally:
+        sys.stderr = stream
+        try:
+            stream.flush()
+        except OSError:  # else Python tries once more as it ends, and exits with 120
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        except ValueError:  # closed
+            pass
+
+
 @contextlib.contextmanager
 def _interrupts() -> Iterator[None]:
     """Makes the second Ctrl-C final, until the block ends uninterrupted."""
@@ -91,7 +134,8 @@ def _interrupts() -> Iterator[None]:
 
     def first(number: int, frame: FrameType | None) -> None:
         signal.signal(signal.SIGINT, at_once)
-        os.write(2, b"\nstopping; Ctrl-C once more ends it at once\n")  # print may be at work in what is interrupted
+        with contextlib.suppress(OSError):
+            os.write(2, b"\nstopping; Ctrl-C once more ends it at once\n")  # print may be what is interrupted
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGINT, first)

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ def keep_compilations() -> None:
     if os.access(directory, os.W_OK):
         config.update("jax_compilation_cache_dir", str(directory))
         config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+        # A full disk or a killed process leaves entries cut off. Then JAX compiles anew: no trouble of the user's.
+        warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache entry")
 
 
 def cache_directory() -> Path:

@@ -1,4 +1,4 @@
-"""What the user can mend is raised as one class, with one clear line: what, where, what to do."""
+"""Errors that a user can fix share one class, with one clear line: what, where, what to do."""
 
 
 class UserError(Exception):

@@ -2,6 +2,7 @@
 
 import errno
 import io
+import os
 import signal
 import subprocess
 import sys
@@ -90,6 +91,19 @@ def test_closed_standard_streams_are_no_error(tmp_path):
         code = program.replace("CALL", call if closed != "<&-" else f"(print(sys.stdin.buffer.read()), {call})")
         command = f'"$0" -c "$1" "$2" {closed}'
         subprocess.run(["sh", "-c", command, sys.executable, code, str(tmp_path)], check=True)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a device that is always full")
+def test_messages_that_cannot_be_written_are_no_error():
+    """The work goes on, as what it prints and writes is of use without them."""
+    code = (
+        "import sys; from qualiclip_jax import cli; from qualiclip_jax.progress import track;"
+        "sys.exit(cli.run(lambda _: print([*track(range(3), 3, 'working')]), ()))"
+    )
+    done = subprocess.run(["sh", "-c", '"$0" -c "$1" 2>/dev/full', sys.executable, code], capture_output=True)
+    assert (done.returncode, done.stdout) == (cli.DONE, b"[0, 1, 2]\n")
+    done = subprocess.run(["sh", "-c", '"$0" -c "$1" >/dev/full', sys.executable, code], capture_output=True)
+    assert done.returncode != cli.DONE  # a result that cannot be written is
 
 
 def test_names_that_a_terminal_has_no_letters_for_are_no_error(monkeypatch):

@@ -95,8 +95,9 @@ def degrade_pairs(
       float32 [B, L, 2, H, W, 3] in [0, 1].
 
     Raises:
-      UserError: crops of another shape or dtype or too small, types that there are not or not as many as images, keys
-        that are neither one nor one an image, more levels than there are, no such strategy.
+      UserError: if crops have another shape or dtype or are too small, if a type index is out of range, if there is not
+        one type per image, if `key` is neither one key nor one per image, if there are not so many levels, or if there
+        is no such strategy.
     """
     if not 1 <= levels <= LEVELS:
         raise UserError(f"{levels} levels: there are 1 to {LEVELS}")
@@ -220,7 +221,7 @@ def keys_of_images(key: Array, batch: int) -> Array:
 def _check_level(name: str, level: Array | int) -> None:
     if jnp.ndim(level) or not jnp.issubdtype(jnp.result_type(level), jnp.integer):
         raise UserError(f"level {level!r} of {name}: expected one integer, 1 to {LEVELS}")
-    if not isinstance(level, jax.core.Tracer) and not 1 <= level <= LEVELS:
+    if not isinstance(level, jax.core.Tracer) and not 1 <= int(level) <= LEVELS:  # int: under `jit`, <= would be traced
         raise UserError(f"level {level} of {name}: levels go from 1 to {LEVELS}")
 
 
@@ -229,11 +230,12 @@ def _check_types(type_index: Array, batch: int) -> Array:
     types = jnp.asarray(type_index)
     if types.ndim not in (1, 2) or len(types) != batch or not jnp.issubdtype(types.dtype, jnp.integer):
         raise UserError(f"type_index is {types.dtype} {types.shape}, expected integers [{batch}] or [{batch}, D]")
+    if not isinstance(type_index, jax.core.Tracer) and batch:
+        known = np.asarray(type_index)  # under `jit`, what JAX computes of it would be traced
+        low, high = known.min(), known.max()
+        if low < -1 or high >= len(TYPES):
+            raise UserError(f"type_index from {low} to {high}: types go from 0 to {len(TYPES) - 1}, -1 is none")
     types = types.astype(jnp.int32)
-    if not isinstance(types, jax.core.Tracer) and not ((types >= -1) & (types < len(TYPES))).all():
-        raise UserError(
-            f"type_index from {types.min()} to {types.max()}: types go from 0 to {len(TYPES) - 1}, -1 is none"
-        )
     return types if types.ndim == 2 else types[:, None]
 
 

@@ -1,4 +1,4 @@
-"""JPEG files that Pillow cannot load: those that lack only their end marker, and those of kinds that nobody decodes."""
+"""JPEG files that Pillow does not judge right: without an end marker, with one too early, of kinds it cannot decode."""
 
 import io
 import re
@@ -45,17 +45,32 @@ def load_jpeg(image: Image.Image, file: BinaryIO) -> Image.Image:
     except OSError:
         data = _content(file)
         _refuse_other_frames(data)
-        whole = None if _has_end(data) else _without_end(data)
+        whole = None if _end(data) is not None else _without_end(data)
         if whole is None:
             raise
         return whole
     file.seek(-_ZEROS, io.SEEK_END)
-    if any(file.read()) or _has_end(data := _content(file)):
+    suspect = "progressive" in image.info or _ends_in_grey(image)
+    if any(file.read()) and not suspect:
         return image
-    whole = _without_end(data)
-    if whole is None:
-        raise OSError("truncated: zeros take the place of the rest")
-    return whole
+    data = _content(file)
+    end = _end(data)
+    if end is None:
+        whole = _without_end(data)
+        if whole is None:
+            raise OSError("truncated: zeros take the place of the rest")
+        return whole
+    if suspect and not (_has_all_scans(data[:end]) and (not _ends_in_grey(image) or _decode_whole(data[:end]))):
+        raise OSError("truncated: its end marker comes before its last pixels")
+    return image
+
+
+def _ends_in_grey(image: Image.Image) -> bool:
+    """Whether the last pixel is what libjpeg puts in the place of pixels that are missing."""
+    pixel = image.getpixel((image.width - 1, image.height - 1))
+    if isinstance(pixel, tuple):  # colour may come from the pixels beside it: the luma of RGB, the black of CMYK
+        pixel = pixel[3] if len(pixel) == 4 else 0.299 * pixel[0] + 0.587 * pixel[1] + 0.114 * pixel[2]
+    return pixel is not None and abs(pixel - 128) <= 2
 
 
 def _content(file: BinaryIO) -> bytes:
@@ -64,24 +79,25 @@ def _content(file: BinaryIO) -> bytes:
 
 
 def _refuse_other_frames(data: bytes) -> None:
-    for marker, _ in _segments(data):
+    for _, marker, _ in _segments(data):
         if marker in _OTHER_FRAMES:
             raise not_supported(f"{_OTHER_FRAMES[marker]} JPEG") from None
 
 
-def _segments(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """The markers of a JPEG file and what belongs to each, without compressed data."""
+def _segments(data: bytes) -> Iterator[tuple[int, int, bytes]]:
+    """Where the markers of a JPEG file are, which they are, and what belongs to each, without compressed data."""
     place = 0
     while match := _MARKER.search(data, place):
         marker, place, length = match[1][0], match.end(), 0
         if marker not in (_START, _END):
             length = int.from_bytes(data[place : place + 2], "big")
-        yield marker, data[place + 2 : place + length]
+        yield match.start(), marker, data[place + 2 : place + length]
         place += length
 
 
-def _has_end(data: bytes) -> bool:
-    return any(marker == _END for marker, _ in _segments(data))
+def _end(data: bytes) -> int | None:
+    """Where the end marker of the picture is; another picture may follow."""
+    return next((place for place, marker, _ in _segments(data) if marker == _END), None)
 
 
 def _without_end(data: bytes) -> Image.Image | None:
@@ -119,7 +135,7 @@ def _has_all_scans(data: bytes) -> bool:
     """Whether there is a scan for every coefficient, down to its last bit."""
     components = b""
     bits_left: dict[tuple[int, int], int] = {}  # by component and coefficient
-    for marker, content in _segments(data):
+    for _, marker, content in _segments(data):
         if marker in _FRAMES:
             components = content[6::3]
         elif marker == _SCAN and content:

@@ -16,6 +16,8 @@ _SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # of a pixel, by colour type
 _DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
 _GREY, _PALETTE, _GREY_ALPHA, _RGB_ALPHA = 0, 3, 4, 6
 _MOST_EXIF = 1 << 20  # bytes
+_PASSES = ((0, 8, 0, 8), (0, 8, 4, 8), (4, 8, 0, 4), (0, 4, 2, 4), (2, 4, 0, 2), (0, 2, 1, 2), (1, 2, 0, 1))  # Adam7
+_PIECE = 1 << 20  # bytes unpacked at a time
 
 
 def open_png(file: BinaryIO) -> Opened:
@@ -77,13 +79,42 @@ def _picture(header: bytes, *chunks: tuple[bytes, bytes]) -> PngImagePlugin.PngI
     return PngImagePlugin.PngImageFile(stream)
 
 
+def _load(image: PngImagePlugin.PngImageFile, header: bytes, data: bytes) -> None:
+    """Decodes the pixels.
+
+    Raises:
+      EOFError: the compressed data are sound, but end before the last row. Pillow leaves what is missing at zero.
+    """
+    image.load()
+    width, height = image.size
+    interlaced = header[12]
+    if not interlaced and any(image.crop((0, height - 1, width, height)).tobytes()):
+        return
+    unpack, left = zlib.decompressobj(), _unpacked_size(header)
+    while left > 0 and data:
+        left -= len(unpack.decompress(data, min(left, _PIECE)))
+        data = b"" if unpack.eof else unpack.unconsumed_tail
+    if left > 0:
+        raise EOFError("its compressed data end before the last row")
+
+
+def _unpacked_size(header: bytes) -> int:
+    """How many bytes the rows have, each with the byte that says how it is filtered."""
+    width, height, depth, color, *_, interlaced = struct.unpack(">IIBBBBB", header)
+    size = 0
+    for top, down, start, across in _PASSES if interlaced else ((0, 1, 0, 1),):
+        columns = len(range(start, width, across))
+        size += len(range(top, height, down)) * (1 + (columns * _SAMPLES[color] * depth + 7) // 8) if columns else 0
+    return size
+
+
 def _shallow(chunks: dict[bytes, bytes], data: bytes, key: np.ndarray | None) -> np.ndarray:
     """Decodes at most 8 bits a sample."""
     header = chunks[b"IHDR"]
     depth, color = header[8:10]
     palette = [(kind, chunks[kind]) for kind in (b"PLTE", b"tRNS") if color == _PALETTE and kind in chunks]
     image = _picture(header, *palette, (b"IDAT", data))
-    image.load()
+    _load(image, header, data)
     if key is not None:
         scaled = [int(sample) * 255 // ((1 << depth) - 1) for sample in key]
         image.info["transparency"] = scaled[0] if color == _GREY else tuple(scaled)
@@ -97,14 +128,14 @@ def _deep(chunks: dict[bytes, bytes], data: bytes, key: np.ndarray | None) -> np
     if color in (_GREY, _GREY_ALPHA):  # as many bytes as grey with alpha, or RGB with alpha, of 8 bits
         as_8_bits = header[:8] + bytes([8, _GREY_ALPHA if color == _GREY else _RGB_ALPHA]) + header[10:]
         both = _picture(as_8_bits, (b"IDAT", data))
-        both.load()
+        _load(both, header, data)
         images, channels = [both, both], (slice(0, None, 2), slice(1, None, 2))
     else:
         images, channels = [], (slice(None), slice(None))
         for order in "BL":  # takes the first byte of each sample, then the second
             image = _picture(header, (b"IDAT", data))
             image.tile = [image.tile[0]._replace(args=f"{image.mode};16{order}")]
-            image.load()
+            _load(image, header, data)
             images.append(image)
     alpha = color in (_GREY_ALPHA, _RGB_ALPHA)
 

@@ -18,10 +18,11 @@ _NAMES = {0: "grey", 1: "grey", 2: "RGB", 3: "palette", 4: "mask", 5: "CMYK", 6:
 _NONE, _PACK_BITS = 1, 32773  # compressions
 _LOSSLESS = (_NONE, 5, 8, _PACK_BITS, 32946, 34925, 50000)  # LZW, deflate twice, LZMA, Zstandard
 _BILEVEL = (2, 3, 4)  # CCITT fax
-_LOSSY = (6, 7)  # JPEG, old and new
+_LOSSY = _OLD_JPEG, _JPEG = 6, 7
+_JPEG_END = b"\xff\xd9"
 _UNSIGNED, _FLOAT = 1, 3  # sample formats
 _FORMATS = {_UNSIGNED: "", 2: "signed ", _FLOAT: "floating point "}
-_INTEGER_BITS, _FLOAT_BITS = (1, 2, 4, 8, 16), (16, 32, 64)
+_INTEGER_BITS, _FLOAT_BITS = range(1, 17), (16, 32, 64)
 _DIFFERENCES, _FLOAT_DIFFERENCES = 2, 3  # predictors
 _PREMULTIPLIED, _ALPHAS = 1, (1, 2, 999)  # extra samples; 999 is what Corel Draw writes
 _MOST_BITS = 256  # of a pixel
@@ -39,6 +40,8 @@ def open_tiff(file: BinaryIO) -> Opened:
 
     def decode() -> np.ndarray:
         if samples is None:
+            if photo.get(Tag.COMPRESSION, _NONE) == _JPEG:
+                _check_jpeg_ends(tiff, photo)
             return to_rgb(tiff.open(photo))  # Pillow turns it upright
         return upright(samples.decode(tiff), orientation)
 
@@ -65,6 +68,15 @@ def _is_left_to_pillow(photo: Directory) -> bool:
     if not (plain and photometric in colors and {*photo.tags.get(Tag.BITS, (1,))} == {bits}):
         raise _refused(photo)
     return True
+
+
+def _check_jpeg_ends(tiff: TiffFile, photo: Directory) -> None:
+    """Raises EOFError if the JPEG data of a strip or tile stop early: libtiff would fill the rest with grey."""
+    tiled = Tag.TILE_WIDTH in photo.tags
+    places = (Tag.TILE_OFFSETS, Tag.TILE_BYTES) if tiled else (Tag.STRIP_OFFSETS, Tag.STRIP_BYTES)
+    for start, size in zip(*(photo.tags.get(tag, ()) for tag in places)):
+        if _JPEG_END not in tiff.read(start, size):
+            raise EOFError("its JPEG data end early")
 
 
 def _refused(photo: Directory) -> Refused:
@@ -164,12 +176,17 @@ class _Samples:
         offsets, sizes = tags.get(Tag.STRIP_OFFSETS, ()), tags.get(Tag.STRIP_BYTES, ())
         if not offsets or (compression != _NONE and not sizes):
             raise ValueError("it does not say where all pixels are")
-        if compression == _NONE:
-            sizes = tuple(min(tall, height - k * tall) * self._block_bytes for k in range(len(offsets)))
+        needed = tuple(min(tall, height - k * tall) * self._block_bytes for k in range(len(offsets)))
+        if any(size < (least if compression == _NONE else 1) for size, least in zip(sizes, needed)):
+            raise EOFError("a strip or tile has fewer bytes than its pixels need")
+        sizes = needed if compression == _NONE else sizes
         if any(offset + size > tiff.size for offset, size in zip(offsets, sizes)):
             raise EOFError("the file ends before its pixels")
         image = tiff.open_as(tags)
-        image.load()
+        try:
+            image.load()
+        except OSError as error:  # it has a number alone: libtiff prints its reason
+            raise OSError("its compressed data are broken or end early") from error
         rows = np.asarray(image)
         if self._tiled:
             rows = rows.reshape(down, across, tall, -1).swapaxes(1, 2)
@@ -179,7 +196,7 @@ class _Samples:
         """Numbers from the bytes of some rows: [h, W or more, samples]."""
         height, across, _ = rows.shape
         size, count = self._bits // 8, self._block[1] * self._samples
-        if self._bits < 8:
+        if self._bits % 8:
             digits = np.unpackbits(rows, axis=-1)[..., : count * self._bits]
             values = digits.reshape(height, across, count, self._bits) @ (
                 1 << np.arange(self._bits, dtype=np.uint16)[::-1]

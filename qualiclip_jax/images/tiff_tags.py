@@ -166,6 +166,10 @@ class TiffFile:
     def _bytes(self, start: int, size: int) -> bytes:
         if start + size > self.size:
             raise EOFError("the file ends within a directory")
+        return self.read(start, size)
+
+    def read(self, start: int, size: int) -> bytes:
+        """The bytes of a part of the file, as far as they are there."""
         self._file.seek(start)
         return self._file.read(size)
 

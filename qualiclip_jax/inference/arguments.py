@@ -1,7 +1,6 @@
 """Which files the arguments of a command mean."""
 
 import codecs
-import contextlib
 import glob
 import os
 import sys
@@ -19,24 +18,30 @@ def collect(arguments: Sequence[str], null: bool = False) -> tuple[list[str], li
       null: whether that list is separated by NUL characters; else by newlines.
 
     Returns:
-      The files, and an error for each folder that cannot be read.
+      The files; and an error for each folder that cannot be read, and each folder or pattern without an image. A list
+      may name folders without an image: `find` prints these, too.
 
     Raises:
-      UserError: a folder or pattern without an image, or nothing on standard input.
+      UserError: there is no file, and one reason for it.
     """
     found: dict[str, None] = {}
-    unreadable: list[ImageError] = []
+    problems: list[ImageError] = []
     for argument in arguments:
         listed = argument == "-"
         for name in split_names(sys.stdin.buffer.read(), null) if listed else [argument]:
             if os.path.isdir(name) or (not listed and not os.path.lexists(name) and glob.has_magic(name)):
-                with contextlib.suppress(*[UserError] if listed else []):  # `find` lists empty folders as well
-                    found |= dict.fromkeys(map(str, list_images(name, unreadable.append)))
+                try:
+                    found |= dict.fromkeys(map(str, list_images(name, problems.append)))
+                except UserError as error:
+                    if not listed:
+                        problems.append(ImageError(name, str(error).removeprefix(f"{name}: ")))
             else:
                 found[name] = None  # a file; if it does not exist, that is its error
-    if not found and not unreadable:
+    if not found and len(problems) == 1:
+        raise problems[0]
+    if not found and not problems:
         raise UserError("the list on standard input names no image")
-    return list(found), unreadable
+    return list(found), problems
 
 
 def split_names(data: bytes, null: bool = False) -> list[str]:

@@ -25,6 +25,8 @@ _COLUMNS = {"path": str, "score": float, "width": int, "height": int, "bytes": i
 CHECKPOINT = "checkpoint"
 SORTS = ("score", "path", "none")
 _WAIT = 60.0  # seconds for a lock that is held for the time of a merge only
+_JOURNAL = re.compile(r"\.part-\d+-of-\d+(\.done)?", re.ASCII)
+_FIRST = b'{"path": "'  # how the lines of a journal begin
 _MISSED = "not in the list of the process whose share it is: run the same command again"
 
 
@@ -87,6 +89,7 @@ class Table:
         self._check()
         with contextlib.ExitStack() as held:
             with storage.lock(self._file, wait=_WAIT):
+                self._refuse_files_of_others()
                 self._refuse_another_division()
                 held.enter_context(self._lock_of(self._journal()))
                 with contextlib.suppress(FileNotFoundError):  # what this part had finished counts no more
@@ -209,6 +212,16 @@ class Table:
                 f"{which}{self.output} is being written by another run: let it finish, or choose another --output"
             ) from None
 
+    def _refuse_files_of_others(self) -> None:
+        """Refuses to begin where a file that bears the name of a journal is none."""
+        for path in self._journal_paths():
+            lines = path.read_bytes().split(b"\n") if path.is_file() else [b"no file"]
+            if not all(line.startswith(_FIRST) or _FIRST.startswith(line) for line in lines):  # a line may be cut off
+                raise UserError(
+                    f"{path} is not of this tool, but bears the name of a file that it needs for {self.output}: "
+                    "move it, or choose another --output"
+                )
+
     def _refuse_another_division(self) -> None:
         """Refuses to begin while processes are at work that share a list by another number."""
         for lock_file in self._file.parent.glob(f".{glob.escape(self._file.name)}.part-*-of-*.lock"):
@@ -223,12 +236,14 @@ class Table:
 
     def _journals(self) -> dict[Path, list[Row]]:
         """The rows in all journals that there are, oldest first."""
-        pattern = f"{glob.escape(self._file.name)}.part-*-of-*"
-        paths = sorted(self._file.parent.glob(pattern), key=lambda path: path.stat().st_mtime_ns)
         return {
             path: [self._to_row(record, path) for record in storage.read_jsonl(path) if isinstance(record, dict)]
-            for path in paths
+            for path in sorted(self._journal_paths(), key=lambda path: path.stat().st_mtime_ns)
         }
+
+    def _journal_paths(self) -> list[Path]:
+        paths = self._file.parent.glob(f"{glob.escape(self._file.name)}.part-*-of-*")
+        return [path for path in paths if _JOURNAL.fullmatch(path.name.removeprefix(self._file.name))]
 
     def _still_true(self, row: Row) -> bool:
         complete = row.score is not None and (row.attributes is not None or not self._with_attributes)

@@ -57,7 +57,7 @@ def reserve(path: Path) -> Iterator[None]:
 
 
 def write_report(
-    path: Path, rows: Sequence[Row], columns: Sequence[str], about: str, unreadable: Sequence[ImageError] = ()
+    path: Path, rows: Sequence[Row], columns: Sequence[str], about: str, problems: Sequence[ImageError] = ()
 ) -> None:
     """Writes the report, whole or not at all.
 
@@ -66,10 +66,10 @@ def write_report(
       rows: what was scored; rows with an error are listed apart.
       columns: names of the attributes.
       about: the model, one line of plain text.
-      unreadable: folders that could not be read.
+      problems: folders and patterns that gave no images, and why.
     """
     scored = sorted((row for row in rows if row.score is not None), key=lambda row: row.score or 0)
-    failed = [(error.path, error.reason) for error in unreadable]
+    failed = [(error.path, error.reason) for error in problems]
     failed += [(row.path, row.error or "") for row in rows if row.score is None]
     chosen = scored if len(scored) <= _MOST else [*scored[: _MOST // 2], *scored[-_MOST // 2 :]]
     side = next(side for most, side in _PREVIEWS if len(chosen) <= most)

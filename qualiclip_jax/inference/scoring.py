@@ -28,12 +28,12 @@ class Outcome:
 
     Attributes:
       rows: one for each file, in the order of the list; None while other processes are still at work on theirs.
-      unreadable: folders that could not be read; what is in them was not scored.
+      problems: folders that could not be read, and folders and patterns without an image.
       kept: how many rows of other files the output holds, from earlier runs.
     """
 
     rows: list[Row] | None
-    unreadable: list[ImageError]
+    problems: list[ImageError]
     kept: int = 0
 
     @property
@@ -43,8 +43,8 @@ class Outcome:
 
     @property
     def failed(self) -> int:
-        """How many files have none, and how many folders could not be read."""
-        return sum(row.error is not None for row in self.rows or ()) + len(self.unreadable)
+        """How many files have none, and how many folders and patterns gave no files."""
+        return sum(row.error is not None for row in self.rows or ()) + len(self.problems)
 
 
 def score_arguments(
@@ -81,24 +81,24 @@ def score_arguments(
             page.check(report)
             if part == (1, 1):
                 held.enter_context(page.reserve(report))
-        paths, unreadable = collect(arguments, null)
-        for error in unreadable[:_ERRORS_SHOWN]:
+        paths, problems = collect(arguments, null)
+        for error in problems[:_ERRORS_SHOWN]:
             print(formats.printable(str(error)), file=sys.stderr)
         if not paths:
-            return Outcome([], unreadable)
+            return Outcome([], problems)
         model = _load(checkpoint)
         columns = attribute_columns(model.prompts)
         if table is None:
-            outcome = Outcome(_score_and_print(model, paths, columns if attributes else [], sort), unreadable)
+            outcome = Outcome(_score_and_print(model, paths, columns if attributes else [], sort), problems)
         else:
             known = table.begin(model.fingerprint, columns, paths, attributes)
             merged = _score_to_table(model, paths, table, known, sort or "none")
-            outcome = Outcome(merged.rows, unreadable, merged.kept) if merged else Outcome(None, unreadable)
+            outcome = Outcome(merged.rows, problems, merged.kept) if merged else Outcome(None, problems)
         if report is not None and outcome.rows is not None:
             if part != (1, 1):  # of processes that share a list, the last one
                 held.enter_context(page.reserve(report))
             about = f"Model {checkpoint or 'tiny'} ({model.fingerprint}), temperature {model.temperature:g}"
-            page.write_report(report, outcome.rows, columns, about, unreadable)
+            page.write_report(report, outcome.rows, columns, about, problems)
     return outcome
 
 
@@ -176,8 +176,8 @@ def show(rows: Sequence[Row], columns: Sequence[str]) -> None:
 
 def summary(outcome: Outcome) -> str:
     """How many files were scored, in a few words."""
-    folders = len(outcome.unreadable)
-    words = f"{outcome.scored} scored, {outcome.failed - folders} failed"
-    if folders:
-        words += f", {folders} {plural(folders, 'folder')} could not be read"
+    problems = len(outcome.problems)
+    words = f"{outcome.scored} scored, {outcome.failed - problems} failed"
+    if problems:
+        words += f", {problems} {'folder or pattern' if problems == 1 else 'folders or patterns'} gave no images"
     return words + (f"; {outcome.kept} {plural(outcome.kept, 'row')} of other files kept" if outcome.kept else "")

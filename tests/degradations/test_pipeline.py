@@ -230,3 +230,19 @@ def test_mistakes_are_told_in_one_line(call, words):
         call(jnp.zeros((40, 40, 3)), jax.random.key(0))
     assert "\n" not in str(error.value)
     assert all(word in str(error.value) for word in words)
+
+
+def test_types_and_levels_that_are_known_are_checked_while_others_are_traced():
+    """Under `jit`, with types and a level that are constants of the function."""
+    key = jax.random.key(0)
+    crops, images = jax.ShapeDtypeStruct((1, 2, 40, 40, 3), jnp.uint8), jax.ShapeDtypeStruct((40, 40, 3), jnp.float32)
+    types = jnp.array([3])
+    result = jax.eval_shape(lambda crops: degrade_pairs(crops, types, key, levels=1), crops)
+    assert result.shape == (1, 1, 2, 40, 40, 3)
+    for wrong in (np.array([43]), jnp.array([43]), jnp.array([43], jnp.int8)):
+        with pytest.raises(UserError, match="from 43 to 43"):
+            jax.eval_shape(lambda crops, wrong=wrong: degrade_pairs(crops, wrong, key, levels=1), crops)
+    for level, wrong in ((np.int32(2), np.int32(6)), (jnp.int32(2), jnp.int32(6))):
+        assert jax.eval_shape(lambda images, level=level: degrade("jpeg", images, level, key), images) == images
+        with pytest.raises(UserError, match="levels go from 1 to 5"):
+            jax.eval_shape(lambda images, wrong=wrong: degrade("jpeg", images, wrong, key), images)

@@ -2,9 +2,11 @@
 
 import base64
 import io
+import itertools
 import os
 import random
 import signal
+import struct
 import sys
 import warnings
 import zlib
@@ -22,7 +24,7 @@ from qualiclip_jax.images import (
     read_size,
     write_image,
 )
-from tests.images.makers import png
+from tests.images.makers import Page, png, png_chunk, tiff
 
 LOSSLESS = {"PNG": {}, "BMP": {}, "TIFF": {"compression": "tiff_lzw"}, "WEBP": {"lossless": True}}
 LOSSY = {"JPEG": {"quality": 98, "subsampling": 0}, "AVIF": {"quality": 98}}
@@ -381,6 +383,65 @@ def test_a_truncated_file_is_never_an_image(format):
     for length in np.linspace(0, 0.95 * len(data), 60).astype(int):
         with pytest.raises(ImageError):
             decode_image(data[:length])
+
+
+def _png_of_rows(samples: np.ndarray, depth: int, color: int, interlaced: bool, rows: float) -> bytes:
+    """A PNG file whose compressed data are sound, but hold a part of its rows alone."""
+    data = png(samples, depth, color, interlaced=interlaced)
+    start = data.index(b"IDAT") + 4
+    packed = zlib.decompress(data[start:-16])
+    height, width, count = samples.shape
+    line = 1 + (width * count * depth + 7) // 8  # of the last pass, too, if the rows are interlaced
+    content = zlib.compress(packed[: len(packed) - round(height * (1 - rows)) * line])
+    return data[: start - 8] + png_chunk(b"IDAT", content) + png_chunk(b"IEND", b"")
+
+
+def test_pixels_that_end_early_are_truncated_however_properly_they_end(pixels):
+    """The compressed data stop as they should, but too soon: decoders fill the rest with black or grey."""
+    rng = np.random.default_rng(0)
+    files = {}
+    for interlaced, (depth, color, count) in itertools.product(
+        (False, True), ((8, 2, 3), (8, 0, 1), (1, 0, 1), (16, 0, 1), (16, 2, 3), (16, 4, 2), (16, 6, 4))
+    ):
+        samples = rng.integers(0, 1 << depth, (36, 44, count))
+        whole = decode_image(_png_of_rows(samples, depth, color, interlaced, 1))
+        np.testing.assert_array_equal(whole, decode_image(png(samples, depth, color)))
+        for rows in (0.6, 1 - 1 / 36):
+            files["PNG", depth, color, interlaced, rows] = _png_of_rows(samples, depth, color, interlaced, rows)
+    black = np.zeros((36, 44, 3), np.uint8)
+    np.testing.assert_array_equal(decode_image(png(black, 8, 2)), black)  # rows that are there, and black
+    files["PNG", "black"] = _png_of_rows(black, 8, 2, False, 0.5)
+
+    noise = Image.effect_noise((160, 120), 60).convert("RGB")
+    for options in ({}, {"progressive": True}, {"restart_marker_blocks": 3}, {"quality": 98, "subsampling": 0}):
+        for picture in (noise, noise.convert("L"), noise.convert("CMYK")):
+            data = encoded(picture, "JPEG", **options)
+            start = data.index(b"\xff\xda") + 20
+            for share in (0.1, 0.5) if "progressive" in options else (0.1, 0.5, 0.9):
+                cut = data[: start + int(share * (len(data) - start))].rstrip(b"\xff")
+                files["JPEG", picture.mode, str(options), share] = cut + b"\xff\xd9"
+    grey = Image.new("RGB", (70, 50), (128, 128, 128))  # what a decoder puts in the place of missing pixels
+    grey.paste(noise, (-100, -90))
+    for options in ({}, {"progressive": True}, {"subsampling": 0}):
+        data = encoded(grey, "JPEG", **options)
+        np.testing.assert_array_equal(decode_image(data), np.array(Image.open(io.BytesIO(data))))
+        np.testing.assert_array_equal(decode_image(data + encoded(noise, "JPEG")), decode_image(data))
+
+    for compression, rows, tile in itertools.product((1, 5, 8, 32773), (None, 8), (None, (16, 16))):
+        page = Page(pixels, 8, 2, compression=compression, rows=rows, tile=tile)
+        blocks = page.blocks
+        page.blocks = lambda order, blocks=blocks: [*blocks(order)[:-1], b""]
+        files["TIFF", compression, rows, tile] = tiff(page) + bytes(10_000)
+    for compression in ("jpeg", "tiff_lzw", "tiff_adobe_deflate", "zstd", "lzma"):
+        data = encoded(Image.fromarray(pixels), "TIFF", compression=compression)
+        size = Image.open(io.BytesIO(data)).tag_v2[279][0]
+        place = data.rindex(struct.pack("<HHI", 279, 4, 1)) + 8
+        assert struct.unpack_from("<I", data, place) == (size,)
+        files["TIFF", compression] = data[:place] + struct.pack("<I", size // 2) + data[place + 4 :]
+
+    for case, data in files.items():
+        with pytest.raises(ImageError, match="truncated image|broken or end early"):
+            pytest.fail(f"{case} was decoded: {decode_image(data).shape}")
 
 
 def test_writes_whole_files_or_none(tmp_path, pixels):

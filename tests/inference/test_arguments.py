@@ -36,9 +36,13 @@ def test_files_folders_patterns_and_lists(tmp_path, monkeypatch):
         (tmp_path / name).touch()
     monkeypatch.chdir(tmp_path)
     assert collect(["b.png", "gone.png", "*.png", "sub"]) == (["b.png", "gone.png", "a.png", "sub/c.png"], [])
-    for arguments in (["empty"], ["x*"]):
+    for name in ("empty", "x*"):
         with pytest.raises(UserError, match="no images there"):
-            collect(arguments)
+            collect([name])
+        found, problems = collect([name, "a.png", "nothing?.png"])
+        assert found == ["a.png"]
+        assert [problem.path for problem in problems] == [name, "nothing?.png"]
+        assert str(problems[0]).startswith(f"{name}: no images there (looked for")
 
     def listed(text: str) -> list[str]:
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))

@@ -116,6 +116,21 @@ def test_times_of_files_are_told_apart_whatever_they_are(seconds, tmp_path, monk
     assert times[0]["modified"] != times[1000]["modified"]
 
 
+def test_a_file_of_others_that_is_named_like_a_journal_is_kept(rows, tmp_path):
+    output, mine = tmp_path / "scores.csv", b"my notes\nsecond line\n"
+    for name, content in {".part-1-of-1": mine, ".part-2-of-3.done": b'{"other": 1}\n'}.items():
+        file = Path(f"{output}{name}")
+        file.write_bytes(content)
+        with pytest.raises(UserError, match=r"scores\.csv\.part-.* is not of this tool"):
+            write(output, rows)
+        assert file.read_bytes() == content
+        file.unlink()
+    for name in (".part-1-of-1.bak", ".part-1-of-1 (copy)", ".part-a-of-b"):
+        Path(f"{output}{name}").write_bytes(mine)
+    write(output, rows)
+    assert sum(path.read_bytes() == mine for path in tmp_path.glob("scores.csv.part-*")) == 3
+
+
 def test_goes_on_from_the_journal_of_a_killed_run(rows, tmp_path, begun):
     table, _ = begun(tmp_path / "scores.csv", rows)
     table.append(rows[:2])

@@ -284,7 +284,7 @@ def test_a_folder_that_cannot_be_read_is_named_and_counts(folder, checkpoint, tm
     assert run(*arguments, f"{folder}/photo0.png", "--output", tmp_path / "o.jsonl") == 2
     err = capsys.readouterr().err
     assert f"{folder}/deeper: the folder cannot be read (Permission denied)" in err
-    assert "1 scored, 0 failed, 1 folder could not be read" in err
+    assert "1 scored, 0 failed, 1 folder or pattern gave no images" in err
     assert [row["path"] for row in read_jsonl(tmp_path / "o.jsonl")] == [f"{folder}/photo0.png"]
     assert run(*arguments) == 1
 
