@@ -12,7 +12,7 @@ import json
 import numpy as np
 import safetensors.numpy
 
-from qualiclip_jax import prompts, zoo
+from qualiclip_jax import prompts, zoo_table
 from qualiclip_jax.models import backbones
 from tests.parity.torch_clip import CLIP
 
@@ -59,7 +59,7 @@ def published() -> Published:
         stored = torch.nn.functional.normalize(torch.randn(14, 16), dim=-1)
     features = dict.fromkeys(backbones.TABLE, _unit(text)) | {"clip-iqa": _unit(text)[:1], "qualiclip": _unit(stored)}
     qualiclip = _saved({f"clip_model.{name}": value for name, value in state.items()} | {"prompts_features": stored})
-    files["releases/qualiclip.pth"] = files[f"{zoo.IQA_PYTORCH}/QualiCLIP.pth"] = qualiclip
+    files["releases/qualiclip.pth"] = files[f"{zoo_table.IQA_PYTORCH}/QualiCLIP.pth"] = qualiclip
 
     words = [tokens[i, 1 : 1 + len(ids)] for i, ids in enumerate(ids for pair in prompts.TOKEN_IDS for ids in pair)]
     embedding = clip.token_embedding.weight.detach()
@@ -71,7 +71,7 @@ def published() -> Published:
             "token_suffix": embedding[tokens[:, 1 : 77 - CONTEXT]],
         }
         learner = {f"prompt_learner.{key}": value for key, value in learner.items()}
-        files[f"{zoo.IQA_PYTORCH}/QualiCLIP+_{rated}.pth"] = _saved({"params": learner})
+        files[f"{zoo_table.IQA_PYTORCH}/QualiCLIP+_{rated}.pth"] = _saved({"params": learner})
         with torch.no_grad():
             rows = [_learned_prompt(clip, embedding, part, ids) for part, ids in zip(context, words)]
         features[name] = _unit(torch.stack(rows))

@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from qualiclip_jax import QualiCLIP, checkpoint, cli, convert, zoo
+from qualiclip_jax import QualiCLIP, checkpoint, cli, convert, zoo, zoo_table
 from qualiclip_jax.errors import UserError
 
 pytest.importorskip("torch", reason="PyTorch, an optional extra, is not installed: it writes the files to read")
@@ -159,7 +159,7 @@ def test_files_that_are_not_what_they_should_be(world, tmp_path):
     world.cut["releases/qualiclip.pth"] = [len(release) // 2]
     np.testing.assert_allclose(zoo.load("qualiclip").prompt_features, published().features["qualiclip"], atol=1e-6)
 
-    del world.files[f"{zoo.IQA_PYTORCH}/QualiCLIP+_spaq.pth"]
+    del world.files[f"{zoo_table.IQA_PYTORCH}/QualiCLIP+_spaq.pth"]
     message = refusal("qualiclip+-spaq")
     assert "none of its files is known here" in message
 

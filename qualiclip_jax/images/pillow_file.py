@@ -8,7 +8,7 @@ from PIL import AvifImagePlugin, BmpImagePlugin, GifImagePlugin, ImageFile, WebP
 
 from qualiclip_jax.images.error import Refused, not_supported
 from qualiclip_jax.images.jpeg_file import load_jpeg, open_jpeg
-from qualiclip_jax.images.pixels import Opened, orientation, to_rgb, upright, upright_size
+from qualiclip_jax.images.rgb import Opened, orientation, to_rgb, upright, upright_size
 
 _OPENERS: dict[str, Callable[[BinaryIO], ImageFile.ImageFile]] = {
     "JPEG": open_jpeg,

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import PngImagePlugin
 
 from qualiclip_jax.images.error import not_supported
-from qualiclip_jax.images.pixels import Opened, by_strips, orientation, over_white, to_rgb, upright, upright_size
+from qualiclip_jax.images.rgb import Opened, by_strips, orientation, over_white, to_rgb, upright, upright_size
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # of a pixel, by colour type

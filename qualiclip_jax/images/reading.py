@@ -16,8 +16,8 @@ from qualiclip_jax import storage
 from qualiclip_jax.images.error import ImageError, Refused, first_line
 from qualiclip_jax.images.magic import HEAD, identify
 from qualiclip_jax.images.pillow_file import open_with_pillow
-from qualiclip_jax.images.pixels import Opened
 from qualiclip_jax.images.png_file import open_png
+from qualiclip_jax.images.rgb import Opened
 from qualiclip_jax.images.tiff_file import open_tiff
 
 T = TypeVar("T")

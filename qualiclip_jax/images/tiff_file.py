@@ -9,7 +9,7 @@ from typing import BinaryIO
 import numpy as np
 
 from qualiclip_jax.images.error import Refused, not_supported
-from qualiclip_jax.images.pixels import Opened, by_strips, over_white, to_rgb, upright, upright_size
+from qualiclip_jax.images.rgb import Opened, by_strips, over_white, to_rgb, upright, upright_size
 from qualiclip_jax.images.tiff_tags import Directory, Tag, TiffFile
 
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _CMYK, _YCBCR = 0, 1, 2, 3, 5, 6  # photometric interpretations

@@ -12,7 +12,7 @@ from jax.experimental import checkify
 
 from qualiclip_jax.errors import UserError
 from qualiclip_jax.images.error import first_line
-from qualiclip_jax.images.pixels import from_pillow
+from qualiclip_jax.images.rgb import from_pillow
 
 Image = np.ndarray | jax.Array | PIL.Image.Image
 Images = Image | Sequence[Image]

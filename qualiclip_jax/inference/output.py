@@ -23,7 +23,6 @@ from qualiclip_jax.inference.files import Row, state_of
 
 _COLUMNS = {"path": str, "score": float, "width": int, "height": int, "bytes": int, "modified": str, "error": str}
 CHECKPOINT = "checkpoint"
-SORTS = ("score", "path", "none")
 _WAIT = 60.0  # seconds for a lock that is held for the time of a merge only
 _JOURNAL = re.compile(r"\.part-\d+-of-\d+(\.done)?", re.ASCII)
 _FIRST = b'{"path": "'  # how the lines of a journal begin
@@ -149,7 +148,7 @@ class Table:
         """Closes this process's part, and merges all parts if it was the last.
 
         Args:
-          sort: order of the rows in the output, one of `SORTS`.
+          sort: order of the rows in the output, `score`, `path` or `none`; see `ordered`.
 
         Returns:
           What was merged; None while other processes are still at work (they will merge).

@@ -67,7 +67,7 @@ def score_arguments(
       report: a page to write.
       attributes: whether the table has a column for each antonym pair.
       part: (K, N): be number K of N processes that share the list.
-      sort: order of the table, one of `output.SORTS`; by default "score" on a terminal, else "none".
+      sort: order of the table, see `output.ordered`; by default "score" on a terminal, else "none".
       null: whether a list on standard input is separated by NUL characters.
 
     Raises:

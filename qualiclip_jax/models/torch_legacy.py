@@ -15,7 +15,7 @@ MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"
 
 
 class LegacyFile:
-    """Such a file, with the face of `torch_file._Archive`. The storages are empty until `fill`.
+    """Such a file, with the face of `torch_pickle.Archive`. The storages are empty until `fill`.
 
     Raises:
       ValueError: the file is not what it says it is.
