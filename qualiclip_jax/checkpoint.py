@@ -1,9 +1,9 @@
 """Checkpoints: everything Orbax, in one file.
 
 A checkpoint is a self-contained directory with two items: `model` (the arrays of the image encoder and the prompt
-features) and `meta` (JSON: architecture, prompts, temperature, preprocessing, provenance). A checkpoint of a training
-run has a third, `training` (what is needed to go on). Orbax writes to a temporary directory and renames it, so that a
-directory with a plain name is whole.
+features) and `meta` (JSON: architecture, prompts, temperature, preprocessing, provenance, rating). A checkpoint of a
+training run has a third, `training` (what is needed to go on). Orbax writes to a temporary directory and renames it, so
+that a directory with a plain name is whole.
 """
 
 import functools
@@ -68,6 +68,7 @@ def _items(model: Model, store: str = STORES[0]) -> tuple[dict[str, Any], dict[s
         "preprocessing": {"mean": list(models.MEAN), "std": list(models.STD), "resize": None},
         "provenance": model.provenance if store == STORES[0] else model.provenance | {"stored": store},
         "scored": model.scored,
+        "rating": None if model.rating is None else model.rating.to_dict(),
     }
     arrays = _on_host(arrays) if store == STORES[0] else jax.tree_util.tree_map_with_path(_halved, _on_host(arrays))
     return {"clip": arrays, "prompt_features": np.array(model.prompt_features)}, meta
@@ -134,11 +135,12 @@ def load_model(path: StrPath) -> Model:
         skeleton = Skeleton(models.CLIPConfig.from_dict(meta["clip"]))
         prompts = tuple((str(positive), str(negative)) for positive, negative in meta["prompts"])
         facts = (float(meta["temperature"]), dict(meta.get("provenance", {})), int(meta.get("scored", 0)))
+        rating = models.Rating.from_dict(meta["rating"]) if meta.get("rating") else None
         stored = _metadata(directory / "model")
         described = skeleton.shapes | {"prompt_features": (len(prompts), 2, skeleton.config.embed_dim)}
         check_shapes("model", described, {name: tuple(leaf.shape) for name, leaf in _by_path(stored).items()})
         arrays = _by_path(_restore_numpy(directory / "model", stored))
-        return Model(skeleton.filled(arrays), prompts, arrays["prompt_features"], *facts)
+        return Model(skeleton.filled(arrays), prompts, arrays["prompt_features"], *facts, rating)
     except UserError as error:
         raise UserError(f"{directory} does not fit its own description: {error}") from None
     except Exception as error:  # Orbax and TensorStore raise many kinds

@@ -23,6 +23,7 @@ DONE, FAILED, IN_PART, INTERRUPTED = 0, 1, 2, 130
 COMMANDS = {
     "train": "train on pristine images",
     "score": "score image files",
+    "fit": "fit a model to ratings of your own",
     "evaluate": "correlation with human opinion, and the synthetic benchmark",
     "models": "list the models that have a name",
     "convert": "PyTorch or Hugging Face weights to a checkpoint of this project",

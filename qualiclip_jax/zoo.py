@@ -65,7 +65,7 @@ def build(
     changes = {key: value for key, value in clip_options.items() if value is not None}
     make = _build if text_encoder else _lean
     model = make(_find(name), prompts, tokenizer, changes)
-    return model if temperature is None else dataclasses.replace(model, temperature=temperature)
+    return model if temperature is None else dataclasses.replace(model, temperature=temperature, rating=None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -211,7 +211,7 @@ def _of_checkpoint(
                 f"prompts: the checkpoint {path} has no text encoder, and knows only "
                 f"{', '.join(' / '.join(pair) for pair in model.prompts)}: take those, or convert with --text-encoder"
             )
-        model = dataclasses.replace(model, prompts=wanted, prompt_features=features)
+        model = dataclasses.replace(model, prompts=wanted, prompt_features=features, rating=None)
     if clip_options:
         config, arrays = models.to_pure(model.clip)
         model = dataclasses.replace(model, clip=models.from_pure(config | clip_options, arrays))

@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 
 from qualiclip_jax import tabular
-from qualiclip_jax.data import store
+from qualiclip_jax.data import raters, store
 from qualiclip_jax.errors import UserError
 from qualiclip_jax.images import ImageError, decode_image
 
 _RATINGS, _SPLIT_COLUMNS = ("mos", "dmos"), ("split", "set")
+_REFERENCE_COLUMNS = ("reference", "scene", "group")
 _LABELS = ("mos_std", "reference", "distortion", "level", "split")
 _SPLITS = {
     "": "",
@@ -94,9 +95,10 @@ def load(spec: str, data_dir: str | os.PathLike[str] | None = None, allow_missin
     """Loads the ratings of a set; its images are read when asked for.
 
     A CSV file (any that `tabular` reads) has a header line with the columns `image` and `mos` (higher is better) or
-    `dmos` (lower is better), and may have `mos_std`, `reference`, `distortion`, `level` and `split` (or `set`). Splits
-    are called train, training, val, validation, test or testing, in any case. `RatedSet.notes` tells what was not
-    understood.
+    `dmos` (lower is better), and may have `mos_std`, `reference` (or `scene`, `group`), `distortion`, `level` and
+    `split` (or `set`). Splits are called train, training, val, validation, test or testing, in any case. With a column
+    `rater`, each row is one rating of one person, and `raters.opinions` makes the scores of the images.
+    `RatedSet.notes` tells what was not understood.
 
     Args:
       spec: name of a prepared set ("koniq10k"); or "csv:PATH", images relative to the folder of the CSV file; or
@@ -188,7 +190,10 @@ def _load_csv(spec: str, allow_missing: bool) -> RatedSet:
     columns["image"] = found
     kept = [index for index, name in enumerate(found) if name is not None]
     columns = {name: [values[index] for index in kept] for name, values in columns.items()}
-    _check_once([table.where(index) for index in kept], columns["image"])
+    if "rater" in columns:
+        columns = _by_image(columns)
+    else:
+        _check_once([table.where(index) for index in kept], columns["image"])
     ratings = np.asarray(columns.get("mos") or columns["dmos"], np.float64)
     low, high = float(ratings.min()), float(ratings.max())
     return RatedSet(
@@ -225,6 +230,16 @@ def _check_once(places: list[str], names: list[str]) -> None:
         first[name] = place
 
 
+def _by_image(columns: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    """One row for each image, with its mean opinion score, from one row for each rating."""
+    name = "mos" if "mos" in columns else "dmos"
+    found = raters.opinions(columns["image"], columns["rater"], columns[name])
+    first = {image: index for index, image in reversed(list(enumerate(columns["image"])))}
+    merged = {other: [values[first[image]] for image in found] for other, values in columns.items()}
+    scores, deviations = zip(*found.values())
+    return merged | {name: list(scores), "mos_std": list(deviations)}
+
+
 def _csv_paths(given: str) -> tuple[Path, Path]:
     """Splits PATH or PATH@FOLDER (a file name may hold an @ itself) into the file and the folder of images."""
     pairs = [(Path(given), Path(given).parent)]
@@ -259,9 +274,11 @@ def _csv_columns(table: tabular.Table) -> dict[str, list[Any]]:
                 raise UserError(
                     f"{table.where(index)}, level: {level:g} is not a level (0 for none, 1 the mildest, 2, ...)"
                 )
-    for name in ("reference", "distortion"):
-        if name in table.names:
-            columns[name] = table.labels(name)
+    for name, label in (("reference", table.find(*_REFERENCE_COLUMNS)), ("distortion", table.find("distortion"))):
+        if label:
+            columns[name] = table.labels(label)
+    if "rater" in table.names:
+        columns["rater"] = table.labels("rater")
     split = table.find(*_SPLIT_COLUMNS)
     if split:
         columns["split"] = [_SPLITS.get(label.lower(), "") for label in table.labels(split)]
@@ -289,7 +306,10 @@ def _notes(table: tabular.Table) -> Iterator[str]:
         yield f"column {split}: not known as train, validation or test, and left aside: {tabular.some(odd)}"
     if "level" in table.names:
         yield "column level: no figure of an evaluation depends on it"
-    known = {*tabular.NAME_COLUMNS, *_RATINGS, *_SPLIT_COLUMNS, *_LABELS}
+    if "rater" in table.names:
+        people = len(set(table.labels("rater")))
+        yield f"column rater: {len(table)} ratings by {people}; scores are means without the biases of raters"
+    known = {*tabular.NAME_COLUMNS, *_RATINGS, *_SPLIT_COLUMNS, *_REFERENCE_COLUMNS, *_LABELS, "rater"}
     unused = [name for name in dict.fromkeys(table.names) if name and name not in known]
     absent = [label for label in _LABELS if label not in table.names]
     meant = {name: difflib.get_close_matches(name, absent, 1, 0.7) for name in unused}

@@ -14,7 +14,7 @@ from qualiclip_jax import storage, tabular
 from qualiclip_jax.data.rated import short_name
 from qualiclip_jax.errors import UserError
 from qualiclip_jax.images import ImageError, decode_image, decode_size
-from qualiclip_jax.inference.stream import Scorer, Size, in_threads, score_images
+from qualiclip_jax.inference.stream import Scored, Scorer, Size, in_threads, score_images
 from qualiclip_jax.progress import Progress, track
 
 
@@ -28,6 +28,16 @@ class Images(Protocol):
     def ids(self) -> list[str]: ...
 
     def image_bytes(self, index: int) -> bytes: ...
+
+
+class Keeps(Protocol):
+    """What is needed of a `Kept`."""
+
+    def __contains__(self, key: str) -> bool: ...
+
+    def __getitem__(self, key: str) -> Any: ...
+
+    def put(self, key: str, value: Any) -> None: ...
 
 
 class Kept:
@@ -77,10 +87,7 @@ def content_key(data: bytes) -> str:
 
 
 def score_set(model: Scorer, rated: Images, kept: Kept, title: str = "scoring") -> np.ndarray:
-    """Scores all images of a set, except those whose scores are kept from an earlier run.
-
-    Images are scored in an order of their own (by size, then content), in batches that depend on the set alone. So
-    neither the order of the set nor an interruption changes a digit.
+    """Scores all images of a set, or rates them if the model rates; those that are kept from an earlier run stay.
 
     Args:
       model: a `QualiCLIP`.
@@ -90,6 +97,29 @@ def score_set(model: Scorer, rated: Images, kept: Kept, title: str = "scoring") 
 
     Returns:
       float64 [N].
+
+    Raises:
+      UserError: images that cannot be read or scored; the others are kept.
+    """
+    value = lambda scored: scored.score if scored.rating is None else float(scored.rating[0])
+    return np.array(values_of_set(model, rated, kept, value, title), np.float64)
+
+
+def values_of_set(model: Scorer, rated: Images, kept: Keeps, value: Callable[[Scored], Any], title: str) -> list[Any]:
+    """Gives a value for each image of a set, except those whose values are kept from an earlier run.
+
+    Images are scored in an order of their own (by size, then content), in batches that depend on the set alone. So
+    neither the order of the set nor an interruption changes a digit.
+
+    Args:
+      model: a `QualiCLIP`.
+      rated: the set.
+      kept: values by `content_key`; new ones are put in.
+      value: of an image that was scored without an error.
+      title: of the progress bar.
+
+    Returns:
+      N values as they are in `kept`.
 
     Raises:
       UserError: images that cannot be read or scored; the others are kept.
@@ -112,13 +142,13 @@ def score_set(model: Scorer, rated: Images, kept: Kept, title: str = "scoring") 
             for scored in score_images(model, [sizes[first[key]] for key in order], read, known):
                 key = order[scored.index]
                 if scored.error is None:
-                    kept.put(key, scored.score)
+                    kept.put(key, value(scored))
                 else:
                     errors.append(ImageError(rated.ids[first[key]], scored.error))
                 progress.advance()
     if errors:
         raise _unreadable(errors, len(rated.ids), rated.name)
-    return np.array([kept[key] for key in keys], np.float64)
+    return [kept[key] for key in keys]
 
 
 def _key_and_size(rated: Images) -> Callable[[int], tuple[str, Size]]:

@@ -31,7 +31,10 @@ class Encoder:
         clip = models.fold_batch_norm(model.clip)
         self.config = clip.config
         self._prompt_features, self._temperature = model.prompt_features, model.temperature
-        self._graph, self._state = nnx.split(clip.image.for_inference(machine.prefers_winograd(self.config)))
+        encoder = clip.image.for_inference(machine.prefers_winograd(self.config))
+        if model.rating is not None and model.rating.columns.size:
+            encoder = encoder.widened(model.rating.columns)
+        self._graph, self._state = nnx.split(encoder)
         self.compiled: set[Shape] = set()
         self.blank = 0
         self.compiling = False
@@ -187,8 +190,9 @@ class Encoder:
         return nnx.merge(self._graph, state)
 
     def _quality(self, features: jax.Array) -> jax.Array:
-        features = features.astype(jnp.float32)
-        return quality.attribute_scores(features, jnp.asarray(self._prompt_features), self._temperature)
+        features, more = jnp.split(features.astype(jnp.float32), [self.config.embed_dim], axis=-1)
+        attributes = quality.attribute_scores(features, jnp.asarray(self._prompt_features), self._temperature)
+        return jnp.concatenate([attributes, more], axis=-1) if more.shape[-1] else attributes
 
 
 def _normalised(images: jax.Array) -> jax.Array:

@@ -22,6 +22,7 @@ class Row:
       width, height: in pixels, upright.
       bytes, modified: size and time of the file when it was scored (UTC, ISO 8601); tell whether it changed since.
       error: why there is no score.
+      rating: MOS and the two ends of its interval, where the model rates.
     """
 
     path: str
@@ -32,6 +33,7 @@ class Row:
     bytes: int | None = None
     modified: str | None = None
     error: str | None = None
+    rating: tuple[float, ...] | None = None
 
 
 def state_of(path: str | os.PathLike[str]) -> dict[str, int | str | None]:
@@ -71,7 +73,7 @@ def score_files(
     sizes = list(in_threads(lambda i: _size(rows[i]), len(rows)))
     done = {i for i, row in enumerate(rows) if row.score is not None}
     for scored in score_images(model, sizes, lambda i: read_image(rows[i].path), done):
-        yield _filled(rows[scored.index], scored)
+        yield _filled(rows[scored.index], scored, len(model.prompts))
 
 
 def _size(row: Row) -> Size:
@@ -80,13 +82,14 @@ def _size(row: Row) -> Size:
     return read_size(row.path)
 
 
-def _filled(row: Row, scored: Scored) -> Row:
+def _filled(row: Row, scored: Scored, pairs: int) -> Row:
     if scored.size is not None:
         row = dataclasses.replace(row, height=scored.size[0], width=scored.size[1])
-    if scored.attributes is None:
+    if scored.outputs is None:
         return dataclasses.replace(row, error=scored.error)
-    values = tuple(shortest(value) for value in scored.attributes)
-    return dataclasses.replace(row, score=shortest(np.float32(scored.score)), attributes=values)
+    values = tuple(shortest(value) for value in scored.outputs[:pairs])
+    rating = None if scored.rating is None else tuple(map(shortest, scored.rating))
+    return dataclasses.replace(row, score=shortest(np.float32(scored.score)), attributes=values, rating=rating)
 
 
 def shortest(value: np.floating) -> float:

@@ -22,6 +22,7 @@ from qualiclip_jax.inference import formats
 from qualiclip_jax.inference.files import Row, state_of
 
 _COLUMNS = {"path": str, "score": float, "width": int, "height": int, "bytes": int, "modified": str, "error": str}
+RATING = ("mos", "mos_low", "mos_high")  # further columns, where the model rates
 CHECKPOINT = "checkpoint"
 _WAIT = 60.0  # seconds for a lock that is held for the time of a merge only
 _JOURNAL = re.compile(r"\.part-\d+-of-\d+(\.done)?", re.ASCII)
@@ -34,7 +35,7 @@ def attribute_columns(prompts: Sequence[tuple[str, str]]) -> list[str]:
     names: list[str] = []
     for positive, _ in prompts:
         name = re.sub(r"\W+", "_", positive.lower()).strip("_") or "attribute"
-        if name in (*_COLUMNS, CHECKPOINT):
+        if name in (*_COLUMNS, *RATING, CHECKPOINT):
             name += "_attribute"
         clashes = sum(re.fullmatch(rf"{re.escape(name)}(_\d+)?", other) is not None for other in names)
         names.append(f"{name}_{clashes + 1}" if clashes else name)
@@ -103,7 +104,12 @@ class Table:
         self._held.close()
 
     def begin(
-        self, checkpoint: str, columns: Sequence[str], files: Sequence[str], attributes: bool = False
+        self,
+        checkpoint: str,
+        columns: Sequence[str],
+        files: Sequence[str],
+        attributes: bool = False,
+        rating: bool = False,
     ) -> dict[str, Row]:
         """Opens this process's journal.
 
@@ -112,6 +118,7 @@ class Table:
           columns: names of the attributes (`attribute_columns`).
           files: the whole list, in the order of the output.
           attributes: whether the output has a column for each; it has them anyway if it has them already.
+          rating: whether the model rates.
 
         Returns:
           By path, the rows of earlier runs for this process's share of the list: those without an error, of files
@@ -121,7 +128,8 @@ class Table:
           UserError: the output holds scores of another model, or columns that are not this table's.
         """
         self._checkpoint, self._attributes, self._paths = checkpoint, list(columns), list(files)
-        others = {name for record in self._records for name in record} - {*_COLUMNS, CHECKPOINT}
+        self._rating = RATING if rating else ()
+        others = {name for record in self._records for name in record} - {*_COLUMNS, *self._rating, CHECKPOINT}
         earlier = [self._to_row(record) for record in self._records]
         if others - set(columns):
             raise UserError(
@@ -251,6 +259,7 @@ class Table:
     def _to_record(self, row: Row, attributes: bool) -> formats.Record:
         """A row as named values; `attributes`: with a column for each."""
         record: formats.Record = {"path": row.path, "score": row.score}
+        record |= dict(zip(self._rating, row.rating or [None] * len(self._rating)))
         if attributes:
             record |= dict(zip(self._attributes, row.attributes or [None] * len(self._attributes)))
         record |= {name: getattr(row, name) for name in ("width", "height", "bytes", "modified")}
@@ -266,6 +275,7 @@ class Table:
         try:
             values = {name: _parse(kind, record.get(name)) for name, kind in _COLUMNS.items()}
             attributes = tuple(_parse(float, record.get(name)) for name in self._attributes)
+            rating = tuple(_parse(float, record.get(name)) for name in self._rating)
             if values["path"] is None:
                 raise ValueError
         except (ValueError, TypeError):
@@ -273,7 +283,8 @@ class Table:
                 f"{where} has been changed by hand ({formats.printable(str(record.get('path')))}): "
                 "choose another --output, or remove it"
             ) from None
-        return Row(**values, attributes=None if None in attributes else attributes)
+        rated = None if None in rating or not rating else rating
+        return Row(**values, attributes=None if None in attributes else attributes, rating=rated)
 
     def _write(self, rows: Sequence[Row]) -> None:
         records = [self._to_record(row, self._with_attributes) for row in rows]

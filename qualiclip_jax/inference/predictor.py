@@ -31,6 +31,7 @@ class QualiCLIP(models.Model):
       temperature: divides the logits; see `quality.attribute_scores`.
       provenance: where the weights come from, JSON-able; saved with the model.
       scored: how many pairs of prompts, the first ones, the score is the mean of; 0 is all.
+      rating: how images are rated on somebody's scale, fitted by `qualiclip fit`; None if it was not.
     """
 
     _encoder: ClassVar[Encoder]  # of each model; no field
@@ -82,7 +83,23 @@ class QualiCLIP(models.Model):
         Raises:
           UserError: another shape or type, values outside the range, or smaller than 32 pixels a side.
         """
-        return self.score_of(self.attributes(images))
+        return self.score_of(self._outputs(images))
+
+    def rate(self, images: inputs.Images) -> np.ndarray:
+        """Rates images on the scale of the ratings that the model was fitted to, see `qualiclip fit`.
+
+        Args:
+          images: as in `score`.
+
+        Returns:
+          float64 [N, 3]: the mean opinion score (MOS), and the two ends of its interval.
+
+        Raises:
+          UserError: as `score`; or the model was not fitted to ratings.
+        """
+        if (ratings := self.rating_of(self._outputs(images))) is None:
+            raise UserError("this model has no scale of ratings: `qualiclip fit` makes one that has")
+        return ratings
 
     def attributes(self, images: inputs.Images) -> np.ndarray:
         """One score per antonym pair (`prompts`); `score` is their mean, or that of the first `scored`.
@@ -93,13 +110,18 @@ class QualiCLIP(models.Model):
         Returns:
           float32 [N, P] in [0, 1].
         """
+        return self._outputs(images)[:, : len(self.prompts)]
+
+    def _outputs(self, images: inputs.Images) -> np.ndarray:
+        """Attribute scores, and behind them what a rating needs, float32 [N, P + M]."""
         images = inputs.as_list(images)
-        result = np.empty((len(images), len(self.prompts)), np.float32)
+        more = 0 if self.rating is None or not self.rating.columns.size else self.rating.columns.shape[1]
+        result = np.empty((len(images), len(self.prompts) + more), np.float32)
         sizes = [image.shape[:2] for image in images]
-        for i, attributes in self._run(sizes, images.__getitem__, (), self._encoder.costs_now, self._encoder.compiled):
-            if isinstance(attributes, ImageError):
-                raise UserError(f"image {i}: {attributes.reason}")
-            result[i] = attributes
+        for i, outputs in self._run(sizes, images.__getitem__, (), self._encoder.costs_now, self._encoder.compiled):
+            if isinstance(outputs, ImageError):
+                raise UserError(f"image {i}: {outputs.reason}")
+            result[i] = outputs
         return result
 
     def run(
@@ -117,7 +139,8 @@ class QualiCLIP(models.Model):
             none but known ones are left out: so a run that goes on gives the very digits of one that was never cut.
 
         Yields:
-          (index, attribute scores float32 [P] or ImageError), each image once, but for batches left out.
+          (index, float32 [P + M] or ImageError), each image once, but for batches left out. Attribute scores come
+          first, behind them what the rating's M columns gave, if there is a rating with columns.
         """
         return self._run(sizes, fetch, done, self._encoder.costs, ())
 
@@ -137,8 +160,8 @@ class QualiCLIP(models.Model):
         batches = buckets.plan([sizes[i] for i in usual], costs, compiled)
         batches = [batch for batch in batches if not all(usual[i] in done for i in batch.indices)]
         at_once = machine.pixels_at_once(self._encoder.config)
-        for i, attributes in engine.run(batches, lambda i: fetch(usual[i]), self._encoder.start, at_once):
-            yield usual[i], attributes
+        for i, outputs in engine.run(batches, lambda i: fetch(usual[i]), self._encoder.start, at_once):
+            yield usual[i], outputs
         for i in huge:
             if i not in done:
                 try:

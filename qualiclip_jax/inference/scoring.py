@@ -13,7 +13,7 @@ from qualiclip_jax.images import ImageError
 from qualiclip_jax.inference import formats, page
 from qualiclip_jax.inference.arguments import collect
 from qualiclip_jax.inference.files import Row, score_files
-from qualiclip_jax.inference.output import Merged, Table, attribute_columns, ordered
+from qualiclip_jax.inference.output import RATING, Merged, Table, attribute_columns, ordered
 from qualiclip_jax.progress import Progress, plural
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def score_arguments(
         if table is None:
             outcome = Outcome(_score_and_print(model, paths, columns if attributes else [], sort), problems)
         else:
-            known = table.begin(model.fingerprint, columns, paths, attributes)
+            known = table.begin(model.fingerprint, columns, paths, attributes, model.rating is not None)
             merged = _score_to_table(model, paths, table, known, sort or "none")
             outcome = Outcome(merged.rows, problems, merged.kept) if merged else Outcome(None, problems)
         if report is not None and outcome.rows is not None:
@@ -119,7 +119,8 @@ def _score_and_print(model: "QualiCLIP", paths: Sequence[str], columns: Sequence
     finally:
         rows.sort(key=lambda row: place[row.path])
         if rows:
-            show(ordered(rows, sort or ("score" if sys.stdout.isatty() else "none")), columns)
+            shown = ordered(rows, sort or ("score" if sys.stdout.isatty() else "none"))
+            show(shown, columns, model.rating is not None)
     return rows
 
 
@@ -156,10 +157,14 @@ def _score(
             yield row
 
 
-def show(rows: Sequence[Row], columns: Sequence[str]) -> None:
-    """Prints a table: for people on a terminal, else CSV."""
-    names = ["score", *columns, "path"]
-    values = [[row.score, *(row.attributes or [None] * len(columns))][: 1 + len(columns)] for row in rows]
+def show(rows: Sequence[Row], columns: Sequence[str], rating: bool = False) -> None:
+    """Prints a table, with the `rating` if the model rates: for people on a terminal, else CSV."""
+    rated = RATING if rating else ()
+    names = ["score", *rated, *columns, "path"]
+    values = [
+        [row.score, *(row.rating or [None] * len(rated)), *(row.attributes or [None] * len(columns))[: len(columns)]]
+        for row in rows
+    ]
     if not sys.stdout.isatty():
         lines = ([*cells, row.path, row.error] for cells, row in zip(values, rows))
         sys.stdout.flush()

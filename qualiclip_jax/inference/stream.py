@@ -17,8 +17,17 @@ Size = tuple[int, int]  # height, width
 class Scorer(Protocol):
     """What `QualiCLIP.run` offers."""
 
-    def score_of(self, attributes: np.ndarray) -> np.ndarray:
+    @property
+    def prompts(self) -> Sequence[tuple[str, str]]:
+        """P antonym pairs."""
+        ...
+
+    def score_of(self, outputs: np.ndarray) -> np.ndarray:
         """See `models.Model.score_of`."""
+        ...
+
+    def rating_of(self, outputs: np.ndarray) -> np.ndarray | None:
+        """See `models.Model.rating_of`."""
         ...
 
     def run(
@@ -35,16 +44,18 @@ class Scored:
     Attributes:
       index: which image.
       size: height and width; None if they could not be read.
-      attributes: float32 [P], a score in [0, 1] per antonym pair; None where there is an error.
+      outputs: float32 [P + M], a score in [0, 1] per antonym pair first; None where there is an error.
       error: why there is no score.
       score: a float32; NaN where there is an error.
+      rating: MOS and ends of its interval, float64 [3]; None where there is an error, or the model has no rating.
     """
 
     index: int
     size: Size | None
-    attributes: np.ndarray | None = None
+    outputs: np.ndarray | None = None
     error: str | None = None
     score: float = float("nan")
+    rating: np.ndarray | None = None
 
 
 def in_threads(function: Callable[[int], T], count: int) -> Iterator[T | ImageError]:
@@ -111,13 +122,14 @@ def _score_sized(
         return image
 
     places = {place for place, index in enumerate(order) if index in done}
-    for place, attributes in model.run([sizes[index] for index in order], fetch, places):
+    for place, outputs in model.run([sizes[index] for index in order], fetch, places):
         index = order[place]
         if place in places or (others is not None and index in others):
             continue
-        if isinstance(attributes, ImageError):
-            yield Scored(index, sizes[index], error=attributes.reason)
-        elif not np.isfinite(attributes).all():
+        if isinstance(outputs, ImageError):
+            yield Scored(index, sizes[index], error=outputs.reason)
+        elif not np.isfinite(outputs).all():
             yield Scored(index, sizes[index], error="the model gives no finite score")
         else:
-            yield Scored(index, sizes[index], attributes, score=float(model.score_of(attributes)))
+            score, rating = float(model.score_of(outputs)), model.rating_of(outputs)
+            yield Scored(index, sizes[index], outputs, score=score, rating=rating)

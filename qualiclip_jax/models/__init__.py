@@ -8,6 +8,7 @@ from qualiclip_jax.models.config_efficientnet import EfficientNetConfig
 from qualiclip_jax.models.fold import fold_batch_norm
 from qualiclip_jax.models.model import Model
 from qualiclip_jax.models.pixels import MEAN, STD, normalise
+from qualiclip_jax.models.rating import Rating
 from qualiclip_jax.models.tree import from_pure, to_pure
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "EfficientNetConfig",
     "ImageConfig",
     "Model",
+    "Rating",
     "ResNetConfig",
     "TextConfig",
     "ViTConfig",

@@ -196,6 +196,11 @@ class EfficientNet(ImageEncoder):
         """images [N, H, W, 3], normalised -> [N, D]; sizes int [N, 2] or None, see `CLIP.encode_image`."""
         return self.pool(*self.late(*self.early(images, sizes)))
 
+    @property
+    def readout(self) -> nnx.Linear:
+        """The last layer."""
+        return self.pool.projection
+
     def tokens(self, images: jax.Array, sizes: jax.Array | None = None) -> tuple[jax.Array, Area]:
         """Moments of squares of 32 x 32 pixels, float32 [N, ceil(H / 32), ceil(W / 32), features], and their area."""
         grid = (-(-images.shape[1] // 32), -(-images.shape[2] // 32))

@@ -10,6 +10,7 @@ from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from qualiclip_jax.models.config import CLIPConfig
@@ -92,6 +93,25 @@ class ImageEncoder(nnx.Module):
     def late(self, x: Any, area: Area) -> tuple[jax.Array, Area]:
         """The second part: tokens and their valid area."""
         raise NotImplementedError
+
+    @property
+    def readout(self) -> nnx.Linear:
+        """The last layer, a linear one: from pooled features to those of the common space."""
+        raise NotImplementedError
+
+    def widened(self, columns: np.ndarray) -> Self:
+        """A copy that gives [N, D + M]: behind each image's features, M more linear functions of what `readout` reads.
+
+        Args:
+          columns: float32 [F, M], as many rows as `readout` has inputs.
+        """
+        wide = nnx.clone(self)
+        last = wide.readout
+        last.kernel = nnx.Param(jnp.concatenate([last.kernel[...], jnp.asarray(columns)], axis=1))
+        if last.bias is not None:
+            last.bias = nnx.Param(jnp.pad(last.bias[...], (0, columns.shape[1])))
+        last.out_features += columns.shape[1]
+        return wide
 
     def for_inference(self, winograd: bool) -> Self:
         """An encoder that computes the same faster. Its parameters may have shapes that no other format knows.

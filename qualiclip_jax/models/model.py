@@ -10,6 +10,7 @@ import numpy as np
 
 from qualiclip_jax.errors import UserError
 from qualiclip_jax.models.clip import CLIP
+from qualiclip_jax.models.rating import Rating
 from qualiclip_jax.models.tree import to_pure
 
 Scores = TypeVar("Scores", np.ndarray, jax.Array)
@@ -26,9 +27,11 @@ class Model:
       temperature: divides the logits; see `quality.attribute_scores`.
       provenance: where the weights come from, JSON-able.
       scored: the score is the mean over so many pairs, the first ones; 0 is all. The others only tell attributes.
+      rating: how images are rated on somebody's scale, beside the score; None if that was never fitted.
 
     Raises:
-      UserError: the prompt features do not fit the prompts and the CLIP, or the temperature is not positive.
+      UserError: the prompt features or the rating do not fit the prompts and the CLIP, or the temperature is not
+        positive.
     """
 
     clip: CLIP
@@ -37,6 +40,7 @@ class Model:
     temperature: float = 1.0
     provenance: dict[str, Any] = dataclasses.field(default_factory=dict)
     scored: int = 0
+    rating: Rating | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "prompts", tuple((positive, negative) for positive, negative in self.prompts))
@@ -50,10 +54,30 @@ class Model:
             raise UserError(
                 f"the score is said to be of {self.scored} pairs of prompts, but there are {len(self.prompts)}"
             )
+        if self.rating is not None and self.rating.columns.size:
+            expected = (self.clip.image.readout.in_features, len(self.prompts))
+            given = (len(self.rating.columns), len(self.rating.attributes))
+            if given != expected:
+                raise UserError(f"the rating is of {given} features and attributes, the model has {expected}")
 
-    def score_of(self, attributes: Scores) -> Scores:
-        """The score: the mean of attribute scores [..., P] over the pairs that count, [...]."""
-        return attributes[..., : self.scored or None].mean(-1)
+    def score_of(self, outputs: Scores) -> Scores:
+        """The score: the mean of attribute scores over the pairs that count.
+
+        Args:
+          outputs: float [..., P] or more, the attribute scores first.
+
+        Returns:
+          float [...].
+        """
+        return outputs[..., : self.scored or len(self.prompts)].mean(-1)
+
+    def rating_of(self, outputs: np.ndarray) -> np.ndarray | None:
+        """The MOS and the ends of its interval, float64 [..., 3]; None if the model has no rating.
+
+        Args:
+          outputs: float [..., P + M], attribute scores, and what the rating's M columns gave.
+        """
+        return None if self.rating is None else self.rating(self.score_of(outputs), outputs)
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -62,6 +86,8 @@ class Model:
         digest = hashlib.blake2b(digest_size=8)
         facts = (sorted(config.items()), self.prompts, float(self.temperature), *([self.scored] if self.scored else []))
         digest.update(repr(facts).encode())
+        if self.rating is not None:
+            digest.update(repr(sorted(self.rating.to_dict().items())).encode())
         leaves = jax.tree_util.tree_leaves_with_path({"clip": arrays, "prompt_features": self.prompt_features})
         for path, leaf in leaves:
             digest.update(jax.tree_util.keystr(path).encode())

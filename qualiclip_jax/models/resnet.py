@@ -176,6 +176,11 @@ class ResNet(ImageEncoder):
         self.stages = nnx.List(stages)
         self.pool = AttentionPool(config, shape, rngs)
 
+    @property
+    def readout(self) -> nnx.Linear:
+        """The last layer."""
+        return self.pool.out
+
     def for_inference(self, winograd: bool) -> Self:
         """A copy of a folded encoder: the pool's kernels stored as they are used, Winograd where it pays."""
         fast = nnx.clone(self)

@@ -40,6 +40,11 @@ class ViT(ImageEncoder):
         self.ln_post = nnx.LayerNorm(width, epsilon=shape.layer_norm_eps, dtype=jnp.float32, rngs=rngs)
         self.projection = nnx.Linear(width, config.embed_dim, use_bias=False, kernel_init=init, dtype=dtype, rngs=rngs)
 
+    @property
+    def readout(self) -> nnx.Linear:
+        """The last layer."""
+        return self.projection
+
     def __call__(self, images: jax.Array, sizes: jax.Array | None = None) -> jax.Array:
         """images [N, H, W, 3], normalised -> [N, D]; sizes int [N, 2] or None, see `CLIP.encode_image`."""
         x = self.patches(images.astype(self.dtype))

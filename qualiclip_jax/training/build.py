@@ -128,4 +128,4 @@ def _first_schedule(config: ConfigDict) -> str:
 def scoring_model(recipe: Recipe, state: TrainState, model: models.Model, provenance: dict[str, Any]) -> models.Model:
     """The model that a state scores with, everything but the weights taken from `model`."""
     clip = recipe.merge(state.scoring_params, state.batch_stats)
-    return dataclasses.replace(model, clip=clip, provenance=model.provenance | provenance)
+    return dataclasses.replace(model, clip=clip, provenance=model.provenance | provenance, rating=None)

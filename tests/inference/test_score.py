@@ -319,7 +319,7 @@ def test_a_vanished_and_a_changed_file_fail_alone(folder, checkpoint, resnet, tm
     class Meanwhile:
         """A model before whose first image two of the three files change."""
 
-        score_of = staticmethod(resnet.score_of)
+        prompts, score_of, rating_of = resnet.prompts, resnet.score_of, resnet.rating_of
 
         def run(self, sizes, fetch, done):
             if paths[0].exists():
