@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import Any, NoReturn, TextIO, cast
 
-from qualiclip_jax.errors import UserError
+from qualiclip_jax.errors import UserError, printable
 from qualiclip_jax.version import __version__
 
 DONE, FAILED, IN_PART, INTERRUPTED = 0, 1, 2, 130
@@ -58,7 +58,7 @@ def _status(main: Callable[[Sequence[str]], int | None], argv: Sequence[str]) ->
         with _interrupts():
             return main(argv) or DONE
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         return FAILED
     except SystemExit as stop:  # argparse ends with 2 after a wrong argument, which here means "in part"
         return FAILED if stop.code else DONE
@@ -70,7 +70,12 @@ def _status(main: Callable[[Sequence[str]], int | None], argv: Sequence[str]) ->
         return FAILED
     except OSError as error:  # e.g. a full disk
         reason = (error.strerror or str(error) or type(error).__name__).splitlines()[0]
-        print(f"error: {f'{error.filename}: ' if error.filename else ''}{reason}", file=sys.stderr)
+        name = (
+            f"{printable(os.fsdecode(error.filename))}: "
+            if isinstance(error.filename, str | bytes | os.PathLike)
+            else ""
+        )
+        print(f"error: {name}{reason}", file=sys.stderr)
         return FAILED
 
 

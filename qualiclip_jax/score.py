@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from qualiclip_jax import cli
+from qualiclip_jax.errors import printable
 
 HINT = "scores go from 0 to 1, higher is better"
 
@@ -70,7 +71,7 @@ def main(argv: Sequence[str]) -> int:
     if outcome.rows is None:
         print("this part is done; the last of the others writes the output", file=sys.stderr)
     else:
-        wrote = f"wrote {args.output}: " if args.output and outcome.rows else ""
+        wrote = f"wrote {printable(str(args.output))}: " if args.output and outcome.rows else ""
         print(f"{wrote}{scoring.summary(outcome)}; {HINT}", file=sys.stderr)
     if outcome.failed == 0:
         return cli.DONE

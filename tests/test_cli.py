@@ -17,6 +17,10 @@ from qualiclip_jax.errors import UserError
     ("error", "line"),
     [
         (UserError("mend this"), "error: mend this"),
+        (
+            UserError("two\nlines\x1b[0m\udce9.png: no file"),
+            r"error: two\nlines\x1b[0m\xe9.png: no file",
+        ),
         (OSError(errno.ENOSPC, "No space left on device"), "error: No space left on device"),
         (PermissionError(errno.EACCES, "Permission denied", "out.csv"), "error: out.csv: Permission denied"),
         (OSError("read timed out\nmore"), "error: read timed out"),

@@ -9,6 +9,7 @@ from typing import Any
 
 from qualiclip_jax import tabular
 from qualiclip_jax.errors import UserError
+from qualiclip_jax.errors import printable as printable
 
 FORMATS = (".csv", ".jsonl", ".parquet")
 PATH = "path"
@@ -58,16 +59,6 @@ def read(path: Path, wanted: Sequence[str]) -> list[Record]:
     return records
 
 
-def printable(text: str) -> str:
-    """Text for people, on one line: control characters and bytes that are not UTF-8 become escapes such as `\\xe9`."""
-    return text if text.isprintable() else "".join(c if c.isprintable() else _escape(c) for c in text)
-
-
 def _utf8(value: Any) -> Any:
     """Text without the surrogates that stand for bytes which are not UTF-8; what is not text stays."""
-    return _SURROGATES.sub(lambda match: _escape(match[0]), value) if isinstance(value, str) else value
-
-
-def _escape(character: str) -> str:
-    code = ord(character)
-    return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code < 0xDD00 else character.encode("unicode_escape").decode()
+    return _SURROGATES.sub(lambda match: printable(match[0]), value) if isinstance(value, str) else value
