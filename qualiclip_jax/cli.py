@@ -24,6 +24,7 @@ COMMANDS = {
     "train": "train on pristine images",
     "score": "score image files",
     "fit": "fit a model to ratings of your own",
+    "map": "draw where a photo is good and where it is not",
     "evaluate": "correlation with human opinion, and the synthetic benchmark",
     "models": "list the models that have a name",
     "convert": "PyTorch or Hugging Face weights to a checkpoint of this project",

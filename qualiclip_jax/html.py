@@ -56,8 +56,8 @@ def link(path: str | os.PathLike[str], page: str | os.PathLike[str]) -> str:
     return quote(os.fsencode(relative.replace(os.sep, "/")))
 
 
-def thumbnail_uri(image: np.ndarray, max_side: int = 240, quality: int = 80) -> str:
-    """A small JPEG of an image as a data URI.
+def thumbnail(image: np.ndarray, max_side: int = 240, quality: int = 80) -> bytes:
+    """A small JPEG of an image.
 
     Args:
       image: uint8 [H, W, 3].
@@ -68,7 +68,12 @@ def thumbnail_uri(image: np.ndarray, max_side: int = 240, quality: int = 80) -> 
     picture.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=quality, optimize=True)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return buffer.getvalue()
+
+
+def thumbnail_uri(image: np.ndarray, max_side: int = 240, quality: int = 80) -> str:
+    """`thumbnail` as a data URI."""
+    return data_uri(thumbnail(image, max_side, quality), "jpeg")
 
 
 def figure_png(figure: Any, dpi: int = 144) -> bytes:
@@ -80,4 +85,9 @@ def figure_png(figure: Any, dpi: int = 144) -> bytes:
 
 def png_uri(png: bytes) -> str:
     """The bytes of a PNG file as a data URI."""
-    return "data:image/png;base64," + base64.b64encode(png).decode()
+    return data_uri(png, "png")
+
+
+def data_uri(data: bytes, kind: str) -> str:
+    """The bytes of a picture as a data URI; `kind` as in its media type: "jpeg", "png", "webp"."""
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"

@@ -34,6 +34,21 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         choices=("score", "path", "none"),
         help="order of the table: score (best first, the default on a terminal), path, or none (as given)",
     )
+    add("--max-side", type=_positive, metavar="PX", help="score at this size: larger images are shrunk to it")
+    photos = parser.add_argument_group("for photographers")
+    add = photos.add_argument
+    add("--explain", action="store_true", help="say which faults stand out against the other photos (column causes)")
+    add("--maps", action="store_true", help="show in the report where the faults are")
+    add("--worst", type=_positive, metavar="N", help="print, report and copy the N lowest only")
+    add("--best", type=_positive, metavar="N", help="... the N highest (with --worst, both)")
+    add("--below", type=float, metavar="X", help="... those below X")
+    add("--copy-to", type=Path, metavar="DIR", help="copy these photos there; nothing is overwritten")
+    add("--link-to", type=Path, metavar="DIR", help="hard-link them there")
+    add("--bursts", action="store_true", help="group photos of one moment that look alike, and rank them")
+    add("--burst-gap", type=_seconds, default=3.0, metavar="S", help="seconds between two of them, at most (3)")
+    add("--xmp", action="store_true", help="write 1 to 5 stars by percentile into sidecars (PHOTO.xmp)")
+    add("--keep-ratings", action="store_true", help="with --xmp: not where there is a rating")
+    add = parser.add_argument
     add("-0", "--null", action="store_true", help="the list on standard input is separated by NUL (find -print0)")
     add("--part", type=_part, default=_own_part(), metavar="K/N", help="be one of N processes with the same list")
     return parser.parse_args(argv)
@@ -44,6 +59,22 @@ def _part(text: str) -> tuple[int, int]:
     if not (slash and part.isdigit() and parts.isdigit() and 1 <= int(part) <= int(parts)):
         raise argparse.ArgumentTypeError(f"{text!r} is not K/N with 1 <= K <= N, e.g. 2/4")
     return int(part), int(parts)
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or not 0 < int(text) < 2**31:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 < seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds")
+    return seconds
 
 
 def _own_part() -> tuple[int, int]:
@@ -57,6 +88,7 @@ def main(argv: Sequence[str]) -> int:
     args = parse(argv)
 
     from qualiclip_jax.inference import scoring  # slow to import: not before --help
+    from qualiclip_jax.inference.selection import Selection
 
     outcome = scoring.score_arguments(
         args.paths,
@@ -67,13 +99,22 @@ def main(argv: Sequence[str]) -> int:
         part=args.part,
         sort=args.sort,
         null=args.null,
+        max_side=args.max_side,
+        explain=args.explain,
+        bursts=args.burst_gap if args.bursts else None,
+        maps=args.maps,
+        selection=Selection(args.worst, args.best, args.below),
+        copy_to=args.copy_to,
+        link_to=args.link_to,
+        rate=args.xmp,
+        keep_ratings=args.keep_ratings,
     )
     if outcome.rows is None:
         print("this part is done; the last of the others writes the output", file=sys.stderr)
     else:
         wrote = f"wrote {printable(str(args.output))}: " if args.output and outcome.rows else ""
         print(f"{wrote}{scoring.summary(outcome)}; {HINT}", file=sys.stderr)
-    if outcome.failed == 0:
+    if outcome.failed == outcome.undone == 0:
         return cli.DONE
     return cli.IN_PART if outcome.scored or outcome.rows is None else cli.FAILED
 

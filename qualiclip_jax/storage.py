@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 from qualiclip_jax.errors import UserError
 
 StrPath = str | os.PathLike[str]
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")  # extensions of what `write_image` is asked for
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # of file systems that have none
 
 
@@ -24,6 +25,16 @@ def write_bytes(path: StrPath, data: bytes) -> None:
     """Writes a file, whole or not at all; see `replacing`."""
     with _named(path), replacing(path) as file:
         file.write(data)
+
+
+def check_new_picture(path: Path) -> None:
+    """Raises a UserError if `--out` is no name for a new picture: by its kind, or as it exists, or by its folder."""
+    if path.suffix.lower() not in PICTURES:
+        raise UserError(f"--out {path}: the name must end in {', '.join(PICTURES[:-1])} or {PICTURES[-1]}")
+    if os.path.lexists(path):
+        raise UserError(f"--out {path}: exists already; choose another name, or remove it first")
+    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        raise UserError(f"--out {path}: no folder {path.parent} that can be written to")
 
 
 @contextlib.contextmanager

@@ -1,12 +1,11 @@
 """qualiclip degradations: look at the 24 degradations of a photograph, or at a camera's faults, or write one type."""
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from qualiclip_jax import cli
+from qualiclip_jax import cli, storage
 from qualiclip_jax.degradations.catalog import LEVELS, TYPES
 from qualiclip_jax.errors import UserError
 
@@ -68,13 +67,7 @@ def _check(arguments: argparse.Namespace) -> None:
         sheet = "camera" if arguments.camera else "degradations"
         kind = sheet if arguments.type is None else f"{arguments.type}_{arguments.level}"
         arguments.out = Path(f"{Path(arguments.photo).stem}_{kind}.png")
-    if arguments.out.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"):
-        raise UserError(f"--out {arguments.out}: the name must end in .png, .jpg, .webp, .bmp or .tif")
-    if os.path.lexists(arguments.out):
-        raise UserError(f"--out {arguments.out}: exists already; choose another name, or remove it first")
-    folder = arguments.out.parent
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise UserError(f"--out {arguments.out}: no folder {folder} that can be written to")
+    storage.check_new_picture(arguments.out)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from flax import nnx
 from jax.export import is_symbolic_dim
 
 from qualiclip_jax import models, quality
-from qualiclip_jax.inference import machine, tiles
+from qualiclip_jax.inference import buckets, machine, tiles
 from qualiclip_jax.inference.buckets import Batch, Costs, Shape
 from qualiclip_jax.models.encoder import Area, ImageEncoder
 
@@ -115,14 +115,30 @@ class Encoder:
         Returns:
           Attribute scores float32 [1, P].
         """
+        return self.score_tokens(*self.tokens(image, tile_pixels))
+
+    def tokens(self, image: np.ndarray, tile_pixels: float | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """What reaches the pool of an encoder that takes tiles.
+
+        Args:
+          image: uint8 or float32 [H, W, 3].
+          tile_pixels: as in `score_in_tiles`.
+
+        Returns:
+          Tokens [1, R, K, C], zeros behind the valid ones, and how many rows and columns of them are valid, int [1, 2].
+        """
         (height, width), config = image.shape[:2], self.config.image
         limit = tile_pixels or machine.whole_image_pixels(self.config, height * width)
         count = (config.tokens(height), config.tokens(width))
         cut = tiles.layout((height, width), count, config.halo or 0, limit)
         most = [max(piece.last - piece.first for piece in pieces) for pieces in (cut.rows, cut.columns)]
         grid = (len(cut.rows) * most[0], len(cut.columns) * most[1])  # a shape that many image sizes share
+        sides = [cut.height, cut.width]
+        if len(cut.rows) == len(cut.columns) == 1:  # no huge image: a shape that others of about its size share, too
+            sides = [int(buckets.rungs(side)[-1]) for side in sides]
+            grid = (config.tokens(sides[0]), config.tokens(sides[1]))
         tokens: np.ndarray | None = None
-        tile = np.zeros((1, cut.height, cut.width, 3), image.dtype)
+        tile = np.zeros((1, *sides, 3), image.dtype)
         for row in cut.rows:
             for column in cut.columns:
                 tile[:] = 0
@@ -134,7 +150,16 @@ class Encoder:
                 tokens = np.zeros((1, *grid, config.features), seen.dtype) if tokens is None else tokens
                 tokens[0, row.first : row.last, column.first : column.last] = seen[0, *kept]
         assert tokens is not None  # there is at least one tile
-        return np.asarray(self._call(self._compiled_pool, tokens, np.array([count], np.int32)))
+        return tokens, np.array([count], np.int32)
+
+    def score_tokens(self, tokens: np.ndarray, count: np.ndarray) -> np.ndarray:
+        """Attribute scores float32 [1, P] of what `tokens` gives."""
+        return np.asarray(self._call(self._compiled_pool, tokens, count))
+
+    def jit(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """`function(image encoder, *arrays)` as a compiled function of the arrays."""
+        run = jax.jit(lambda state, *arrays: function(self._merged(state), *arrays))
+        return lambda *arrays: run(self._state, *arrays)
 
     def _call(self, function: Callable[..., jax.Array], images: np.ndarray, sizes: np.ndarray | None) -> jax.Array:
         """Calls a compiled function, and tells meanwhile whether it must be compiled first."""

@@ -6,8 +6,9 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
+from PIL import Image
 
-from qualiclip_jax.images import read_image, read_size
+from qualiclip_jax.images import ImageError, read_image, read_size
 from qualiclip_jax.inference.stream import Scored, Scorer, Size, in_threads, score_images
 
 
@@ -23,6 +24,8 @@ class Row:
       bytes, modified: size and time of the file when it was scored (UTC, ISO 8601); tell whether it changed since.
       error: why there is no score.
       rating: MOS and the two ends of its interval, where the model rates.
+      causes: the faults that stand out against the other photos, in words; see `explain.causes`.
+      burst, burst_rank: number of the burst that it belongs to, and its place there by score, 1 for the best.
     """
 
     path: str
@@ -34,6 +37,9 @@ class Row:
     modified: str | None = None
     error: str | None = None
     rating: tuple[float, ...] | None = None
+    causes: str | None = None
+    burst: int | None = None
+    burst_rank: int | None = None
 
 
 def state_of(path: str | os.PathLike[str]) -> dict[str, int | str | None]:
@@ -55,7 +61,10 @@ def _moment(microseconds: int) -> str:
 
 
 def score_files(
-    model: Scorer, paths: Sequence[str | os.PathLike[str]], known: Mapping[str, Row] | None = None
+    model: Scorer,
+    paths: Sequence[str | os.PathLike[str]],
+    known: Mapping[str, Row] | None = None,
+    max_side: int | None = None,
 ) -> Iterator[Row]:
     """Scores image files.
 
@@ -64,6 +73,7 @@ def score_files(
       paths: the files.
       known: rows of an earlier run by path, of files that have not changed since. They are not given again; but the
         others are put into the same batches as if they were new, and get the same digits.
+      max_side: larger images are shrunk before they are scored, so that their longer side has so many pixels.
 
     Yields:
       One `Row` per path that is not known, in the order that suits the encoder.
@@ -72,8 +82,31 @@ def score_files(
     rows = [known.get(str(path)) or Row(str(path), **state_of(path)) for path in paths]  # type: ignore[arg-type]
     sizes = list(in_threads(lambda i: _size(rows[i]), len(rows)))
     done = {i for i, row in enumerate(rows) if row.score is not None}
-    for scored in score_images(model, sizes, lambda i: read_image(rows[i].path), done):
-        yield _filled(rows[scored.index], scored, len(model.prompts))
+    at = [size if isinstance(size, ImageError) else shrunk_size(size, max_side) for size in sizes]
+    for scored in score_images(model, at, lambda i: shrunk(read_image(rows[i].path), max_side), done):
+        row, size = _filled(rows[scored.index], scored, len(model.prompts)), sizes[scored.index]
+        yield row if max_side is None or isinstance(size, ImageError) else _of_size(row, size)
+
+
+def shrunk_size(size: Size, max_side: int | None) -> Size:
+    """Height and width of an image after `shrunk`."""
+    if max_side is None or max(size) <= max_side:
+        return size
+    height, width = (max(1, round(side * max_side / max(size))) for side in size)
+    return height, width
+
+
+def shrunk(image: np.ndarray, max_side: int | None) -> np.ndarray:
+    """An image uint8 [H, W, 3], shrunk (Lanczos) to a longer side of `max_side` pixels if it is larger."""
+    size = shrunk_size((image.shape[0], image.shape[1]), max_side)
+    if size == image.shape[:2]:
+        return image
+    return np.asarray(Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.LANCZOS))
+
+
+def _of_size(row: Row, size: Size) -> Row:
+    """A row that tells the size of the file, not that at which it was scored."""
+    return row if row.height is None else dataclasses.replace(row, height=size[0], width=size[1])
 
 
 def _size(row: Row) -> Size:

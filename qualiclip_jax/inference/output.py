@@ -11,7 +11,7 @@ import glob
 import os
 import re
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -23,6 +23,7 @@ from qualiclip_jax.inference.files import Row, state_of
 
 _COLUMNS = {"path": str, "score": float, "width": int, "height": int, "bytes": int, "modified": str, "error": str}
 RATING = ("mos", "mos_low", "mos_high")  # further columns, where the model rates
+FOUND = {"causes": str, "burst": int, "burst_rank": int}  # columns of what is found out about all photos together
 CHECKPOINT = "checkpoint"
 _WAIT = 60.0  # seconds for a lock that is held for the time of a merge only
 _JOURNAL = re.compile(r"\.part-\d+-of-\d+(\.done)?", re.ASCII)
@@ -35,7 +36,7 @@ def attribute_columns(prompts: Sequence[tuple[str, str]]) -> list[str]:
     names: list[str] = []
     for positive, _ in prompts:
         name = re.sub(r"\W+", "_", positive.lower()).strip("_") or "attribute"
-        if name in (*_COLUMNS, *RATING, CHECKPOINT):
+        if name in (*_COLUMNS, *RATING, *FOUND, CHECKPOINT):
             name += "_attribute"
         clashes = sum(re.fullmatch(rf"{re.escape(name)}(_\d+)?", other) is not None for other in names)
         names.append(f"{name}_{clashes + 1}" if clashes else name)
@@ -129,7 +130,8 @@ class Table:
         """
         self._checkpoint, self._attributes, self._paths = checkpoint, list(columns), list(files)
         self._rating = RATING if rating else ()
-        others = {name for record in self._records for name in record} - {*_COLUMNS, *self._rating, CHECKPOINT}
+        there = {name for record in self._records for name in record}
+        others, self.found = there - {*_COLUMNS, *self._rating, *FOUND, CHECKPOINT}, there & FOUND.keys()
         earlier = [self._to_row(record) for record in self._records]
         if others - set(columns):
             raise UserError(
@@ -142,9 +144,9 @@ class Table:
         journals = self._journals()
         for rows in (earlier, *journals.values()):
             known |= {row.path: row for row in rows if row.path in share and self._still_true(row)}
-        there = {row.path: row for row in journals.get(self._journal(), ())}
+        begun = {row.path: row for row in journals.get(self._journal(), ())}
         self._lines = self._held.enter_context(storage.JsonLines(self._journal()))
-        self.append(row for path, row in known.items() if there.get(path) != row)
+        self.append(row for path, row in known.items() if begun.get(path) != row)
         return known
 
     def append(self, rows: Iterable[Row]) -> None:
@@ -152,11 +154,12 @@ class Table:
         for row in rows:
             self._lines.append(self._to_record(row, attributes=True))
 
-    def finish(self, sort: str = "none") -> Merged | None:
+    def finish(self, sort: str = "none", find: Callable[[list[Row]], list[Row]] = lambda rows: rows) -> Merged | None:
         """Closes this process's part, and merges all parts if it was the last.
 
         Args:
           sort: order of the rows in the output, `score`, `path` or `none`; see `ordered`.
+          find: finds out what concerns all rows together, and fills it in.
 
         Returns:
           What was merged; None while other processes are still at work (they will merge).
@@ -177,10 +180,11 @@ class Table:
             others = {row.path: row for row in map(self._to_row, records)}
             others |= {row.path: row for rows in journals.values() for row in rows}
             kept = [row for path, row in others.items() if path not in place]
-            self._write(ordered([*merged, *kept], sort))
+            rows = find([*merged, *kept])
+            self._write(ordered(rows, sort))
             for journal in journals:
                 journal.unlink(missing_ok=True)
-        return Merged(merged, len(kept))
+        return Merged(rows[: len(merged)], len(kept))
 
     def _check(self) -> None:
         """Refuses an output that cannot be written, or that is no table by its kind."""
@@ -273,7 +277,7 @@ class Table:
                 "choose another --output, or remove it"
             )
         try:
-            values = {name: _parse(kind, record.get(name)) for name, kind in _COLUMNS.items()}
+            values = {name: _parse(kind, record.get(name)) for name, kind in (_COLUMNS | FOUND).items()}
             attributes = tuple(_parse(float, record.get(name)) for name in self._attributes)
             rating = tuple(_parse(float, record.get(name)) for name in self._rating)
             if values["path"] is None:
@@ -287,9 +291,12 @@ class Table:
         return Row(**values, attributes=None if None in attributes else attributes, rating=rated)
 
     def _write(self, rows: Sequence[Row]) -> None:
-        records = [self._to_record(row, self._with_attributes) for row in rows]
-        names = self._to_record(Row(""), self._with_attributes)
-        kinds = {name: _COLUMNS.get(name, str if name == CHECKPOINT else float) for name in names}
+        found = [name for name in FOUND if any(getattr(row, name) is not None for row in rows) or name in self.found]
+        records = [
+            self._to_record(row, self._with_attributes) | {name: getattr(row, name) for name in found} for row in rows
+        ]
+        names = [*self._to_record(Row(""), self._with_attributes), *found]
+        kinds = {name: (_COLUMNS | FOUND).get(name, str if name == CHECKPOINT else float) for name in names}
         storage.write_bytes(self._file, formats.to_bytes(records, self.output.suffix, kinds))
 
 

@@ -1,11 +1,14 @@
 """The report of a scoring run: one self-contained page of thumbnails sorted by score."""
 
 import contextlib
+import hashlib
+import io
 import os
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import re
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import quote
 
 import numpy as np
 
@@ -15,13 +18,19 @@ from qualiclip_jax.images import ImageError, read_image
 from qualiclip_jax.inference.files import Row
 from qualiclip_jax.inference.formats import printable
 from qualiclip_jax.inference.output import refuse_to_replace
+from qualiclip_jax.inference.stream import in_threads
 from qualiclip_jax.progress import track
 
-# The most images, and the longest side in pixels that they are shown with: the page stays below about 20 MB.
-_PREVIEWS = ((100, 800), (300, 512), (1000, 320))
-_MOST = _PREVIEWS[-1][0]
+if TYPE_CHECKING:
+    from qualiclip_jax.explain.maps import QualityMap
+
+_PREVIEWS = ((100, 800), (300, 512), (1000, 320))  # the most images, and their longest side in pixels
+_SMALLEST = 240  # px, of more images
+_MOST_BYTES = 50e6  # of pictures in the page; more lie beside it
+_OVERLAY = 96  # px, the longest side of a map, which the browser enlarges
 _BINS = 24
 _GENERATOR = "qualiclip score"
+_OF_PICTURE = re.compile(r"[0-9a-f]{16}\.(jpg|webp)")
 
 
 def check(path: Path) -> None:
@@ -38,6 +47,11 @@ def check(path: Path) -> None:
     refuse_to_replace(file, name)
     if file.exists() and file.stat().st_size and not html.is_page(file, _GENERATOR):
         raise UserError(f"{name}: the file is there and is not a report of this command; choose another one")
+    folder = _folder_of(file)
+    if os.path.lexists(folder) and not (
+        folder.is_dir() and all(_OF_PICTURE.fullmatch(entry.name) for entry in folder.iterdir())
+    ):
+        raise UserError(f"{name}: {folder} is there and is not the folder of a report; choose another name")
 
 
 @contextlib.contextmanager
@@ -57,9 +71,17 @@ def reserve(path: Path) -> Iterator[None]:
 
 
 def write_report(
-    path: Path, rows: Sequence[Row], columns: Sequence[str], about: str, problems: Sequence[ImageError] = ()
+    path: Path,
+    rows: Sequence[Row],
+    columns: Sequence[str],
+    about: str,
+    problems: Sequence[ImageError] = (),
+    draw: Callable[[np.ndarray], "QualityMap"] | None = None,
 ) -> None:
     """Writes the report, whole or not at all.
+
+    Pictures are in the page. If they are too many, they lie in a folder beside it, `NAME_files`, and the page shows
+    them as it is scrolled.
 
     Args:
       path: the page.
@@ -67,63 +89,123 @@ def write_report(
       columns: names of the attributes.
       about: the model, one line of plain text.
       problems: folders and patterns that gave no images, and why.
+      draw: makes the quality map of an image; None for no maps.
     """
     scored = sorted((row for row in rows if row.score is not None), key=lambda row: row.score or 0)
     failed = [(error.path, error.reason) for error in problems]
     failed += [(row.path, row.error or "") for row in rows if row.score is None]
-    chosen = scored if len(scored) <= _MOST else [*scored[: _MOST // 2], *scored[-_MOST // 2 :]]
-    side = next(side for most, side in _PREVIEWS if len(chosen) <= most)
+    side = next((side for most, side in _PREVIEWS if len(scored) <= most), _SMALLEST)
     scores = np.array([row.score for row in scored], np.float64)
     edges = _bin_edges(scores)
-    page = html.render(
-        "scores.html.j2",
-        title="Image quality",
-        generator=_GENERATOR,
-        about=about,
-        scored=len(scored),
-        distribution=_distribution(scores),
-        chart=_chart(scores, edges),
-        cards=[
-            {
-                "bin": _bin(row.score, edges),
-                "path": printable(row.path),
-                "name": printable(Path(row.path).name),
-                "score": row.score,
-                "uri": uri,
-            }
-            for row, uri in zip(chosen, _previews([row.path for row in chosen], side))
-        ],
-        facts=[_facts(row, columns, path) for row in chosen],
-        failed=[
-            {"path": printable(name), "link": html.link(name, path), "error": printable(error)}
-            for name, error in failed
-        ],
-    )
-    storage.write_bytes(path, page)
+    with _Pictures(path) as pictures:
+        cards, facts = [], []
+        for row, (preview, overlay) in zip(scored, _previews([row.path for row in scored], side, draw)):
+            name = {"path": printable(row.path), "name": printable(Path(row.path).name)}
+            marks = {"bin": _bin(row.score, edges), "score": row.score, "best": row.burst_rank == 1}
+            cards.append(name | marks | {"uri": pictures.add(preview, "jpg")})
+            facts.append(_facts(row, columns, path) | {"map": pictures.add(overlay, "webp")})
+        page = html.render(
+            "scores.html.j2",
+            title="Image quality",
+            generator=_GENERATOR,
+            about=about,
+            scored=len(scored),
+            distribution=_distribution(scores),
+            chart=_chart(scores, edges),
+            cards=cards,
+            facts=facts,
+            attributes=[name.replace("_", " ") for name in columns],
+            causes=sorted({cause for row in scored for cause in (row.causes or "").split(", ") if cause}),
+            bursts=any(row.burst for row in scored),
+            maps=draw is not None,
+            failed=[
+                {"path": printable(name), "link": html.link(name, path), "error": printable(error)}
+                for name, error in failed
+            ],
+        )
+        storage.write_bytes(path, page)
 
 
-def _previews(paths: Sequence[str], side: int) -> list[str]:
-    """Data URIs of small versions; empty where a file cannot be read any more."""
+class _Pictures:
+    """Where the pictures of a page go: into it as data URIs, and when they are too many, into a folder beside it.
 
-    def preview(path: str) -> str:
-        try:
-            return html.thumbnail_uri(read_image(path), side)
-        except ImageError:
+    Files have the name of their content. Those that the page does not show are removed when it has been written.
+    """
+
+    def __init__(self, page: Path):
+        self._folder = _folder_of(page)
+        self._bytes, self._kept = 0, set[str]()
+
+    def add(self, data: bytes, suffix: str) -> str:
+        """The address of a picture; empty for none."""
+        if not data:
             return ""
+        self._bytes += len(data)
+        if self._bytes * 4 / 3 <= _MOST_BYTES:
+            return html.data_uri(data, "jpeg" if suffix == "jpg" else suffix)
+        name = f"{hashlib.blake2b(data, digest_size=8).hexdigest()}.{suffix}"
+        self._folder.mkdir(exist_ok=True)
+        if name not in self._kept and not (self._folder / name).exists():
+            storage.write_bytes(self._folder / name, data)
+        self._kept.add(name)
+        return quote(f"{self._folder.name}/{name}")
 
-    with ThreadPoolExecutor(min(8, (os.cpu_count() or 1) + 1)) as pool:
-        return list(track(pool.map(preview, paths), len(paths), "report", "image"))
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        if error is None and self._folder.is_dir():
+            for file in self._folder.iterdir():
+                if _OF_PICTURE.fullmatch(file.name) and file.name not in self._kept:
+                    file.unlink(missing_ok=True)
+            if not self._kept:
+                with contextlib.suppress(OSError):
+                    self._folder.rmdir()
 
 
-def _facts(row: Row, columns: Sequence[str], page: Path) -> dict[str, str]:
-    """What the enlarged view tells."""
-    attributes = zip(columns, row.attributes or ())
+def _folder_of(page: Path) -> Path:
+    """The folder of a page's pictures."""
+    return page.with_name(f"{page.stem}_files")
+
+
+def _previews(
+    paths: Sequence[str], side: int, draw: Callable[[np.ndarray], "QualityMap"] | None
+) -> Iterator[tuple[bytes, bytes]]:
+    """Small versions (JPEG) and maps (WebP) of images; empty where a file cannot be read any more, or has no map."""
+    from qualiclip_jax.explain import drawing
+
+    def read(index: int) -> np.ndarray:
+        return read_image(paths[index])
+
+    def preview(index: int) -> bytes:
+        return html.thumbnail(read(index), side)
+
+    work: Iterator[Any] = in_threads(read if draw else preview, len(paths))
+    for found in track(work, len(paths), "maps" if draw else "report", "image"):
+        if isinstance(found, ImageError):
+            yield b"", b""
+        elif draw is None:
+            yield found, b""
+        else:
+            buffer = io.BytesIO()
+            try:
+                drawing.overlay(draw(found), side=_OVERLAY).save(buffer, "WebP", quality=60)
+            except UserError:
+                buffer = io.BytesIO()
+            yield html.thumbnail(found, side), buffer.getvalue()
+
+
+def _facts(row: Row, columns: Sequence[str], page: Path) -> dict[str, Any]:
+    """What the enlarged view tells, and what is filtered by."""
     return {
         "path": printable(row.path),
         "link": html.link(row.path, page),
         "score": f"{row.score:.4f}",
         "size": f"{row.width} x {row.height}",
-        "attributes": " \u00b7 ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in attributes),
+        "attributes": [round(value, 3) for value in row.attributes or ()],
+        "causes": row.causes,
+        "burst": row.burst,
+        "rank": row.burst_rank,
     }
 
 

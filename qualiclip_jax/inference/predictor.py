@@ -1,10 +1,11 @@
 """`QualiCLIP`: from images to quality scores in [0, 1], higher is better."""
 
 import dataclasses
+import functools
 import math
 import os
 from collections.abc import Callable, Collection, Iterator, Sequence
-from typing import ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar, Self
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,9 @@ from qualiclip_jax.images import ImageError
 from qualiclip_jax.inference import buckets, engine, files, inputs, machine
 from qualiclip_jax.inference.encoder import Encoder
 from qualiclip_jax.storage import StrPath
+
+if TYPE_CHECKING:
+    from qualiclip_jax.explain.maps import Mapper, QualityMap
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -123,6 +127,26 @@ class QualiCLIP(models.Model):
                 raise UserError(f"image {i}: {outputs.reason}")
             result[i] = outputs
         return result
+
+    def quality_map(self, image: inputs.Image) -> "QualityMap":
+        """Where an image is good and where it is not, from one pass.
+
+        Args:
+          image: one image as in `score`, of any size; huge ones go in tiles where the encoder takes tiles.
+
+        Returns:
+          Scores [h, w] of cells of about 32 x 32 pixels, and for each antonym pair. Their mean is the image's score.
+
+        Raises:
+          UserError: as `score`; several images; a model that takes images of one size only.
+        """
+        return self._mapper(image)
+
+    @functools.cached_property
+    def _mapper(self) -> "Mapper":
+        from qualiclip_jax.explain.maps import Mapper
+
+        return Mapper(self)
 
     def run(
         self,

@@ -2,24 +2,28 @@
 
 import contextlib
 import dataclasses
+import functools
 import sys
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from qualiclip_jax import tabular
 from qualiclip_jax.errors import UserError
+from qualiclip_jax.explain import causes
 from qualiclip_jax.images import ImageError
-from qualiclip_jax.inference import formats, page
+from qualiclip_jax.inference import formats, page, xmp
 from qualiclip_jax.inference.arguments import collect
 from qualiclip_jax.inference.files import Row, score_files
-from qualiclip_jax.inference.output import RATING, Merged, Table, attribute_columns, ordered
+from qualiclip_jax.inference.output import FOUND, RATING, Merged, Table, attribute_columns, ordered
+from qualiclip_jax.inference.selection import Selection, check_folder, gather
 from qualiclip_jax.progress import Progress, plural
 
 if TYPE_CHECKING:
     from qualiclip_jax.inference.predictor import QualiCLIP
 
 _ERRORS_SHOWN = 20
+BURST_GAP = 3.0  # seconds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,11 +34,13 @@ class Outcome:
       rows: one for each file, in the order of the list; None while other processes are still at work on theirs.
       problems: folders that could not be read, and folders and patterns without an image.
       kept: how many rows of other files the output holds, from earlier runs.
+      undone: how many copies and ratings could not be written.
     """
 
     rows: list[Row] | None
     problems: list[ImageError]
     kept: int = 0
+    undone: int = 0
 
     @property
     def scored(self) -> int:
@@ -57,6 +63,15 @@ def score_arguments(
     part: tuple[int, int] = (1, 1),
     sort: str | None = None,
     null: bool = False,
+    max_side: int | None = None,
+    explain: bool = False,
+    bursts: float | None = None,
+    maps: bool = False,
+    selection: Selection = Selection(),  # noqa: B008  (frozen)
+    copy_to: Path | None = None,
+    link_to: Path | None = None,
+    rate: bool = False,
+    keep_ratings: bool = False,
 ) -> Outcome:
     """Scores files and writes what was asked for; without `output`, prints the table.
 
@@ -69,12 +84,25 @@ def score_arguments(
       part: (K, N): be number K of N processes that share the list.
       sort: order of the table, see `output.ordered`; by default "score" on a terminal, else "none".
       null: whether a list on standard input is separated by NUL characters.
+      max_side: larger images are shrunk to it before they are scored; see `files.score_files`.
+      explain: whether the faults that stand out are told in words; the table then has the attributes, too.
+      bursts: seconds, at most, between two photos of a burst; None to look for none.
+      maps: whether the report has quality maps.
+      selection: the photos that are printed, reported, copied and linked; the table and the ratings have all.
+      copy_to, link_to: a folder for copies, or for hard links, of the selected photos.
+      rate: whether ratings of 1 to 5 stars are written into sidecars of all photos, see `xmp`.
+      keep_ratings: whether those that are there stay.
 
     Raises:
       UserError: what cannot be done, before any work: no files, an output that must not be written, no such model.
     """
     if output is None and part != (1, 1):
         raise UserError("several processes need an --output, where their parts are put together")
+    if maps and report is None:
+        raise UserError("--maps are shown in the --report: name one, or draw one photo with `qualiclip map`")
+    for folder, option in ((copy_to, "--copy-to"), (link_to, "--link-to")):
+        if folder is not None:
+            check_folder(folder, option)
     with contextlib.ExitStack() as held:
         table = None if output is None else held.enter_context(Table(output, *part))
         if report is not None:
@@ -89,17 +117,35 @@ def score_arguments(
         model = _load(checkpoint)
         columns = attribute_columns(model.prompts)
         if table is None:
-            outcome = Outcome(_score_and_print(model, paths, columns if attributes else [], sort), problems)
+            find = functools.partial(_find, model, explain=explain, gap=bursts)
+            shown = columns if attributes else []
+            outcome = Outcome(_score_and_print(model, paths, shown, sort, max_side, find, selection), problems)
         else:
-            known = table.begin(model.fingerprint, columns, paths, attributes, model.rating is not None)
-            merged = _score_to_table(model, paths, table, known, sort or "none")
+            name = model.fingerprint if max_side is None else f"{model.fingerprint}@{max_side}"
+            known = table.begin(name, columns, paths, attributes or explain, model.rating is not None)
+            gap = bursts if bursts is not None or "burst" not in table.found else BURST_GAP
+            find = functools.partial(_find, model, explain=explain or "causes" in table.found, gap=gap)
+            merged = _score_to_table(model, paths, table, known, sort or "none", max_side, find)
             outcome = Outcome(merged.rows, problems, merged.kept) if merged else Outcome(None, problems)
-        if report is not None and outcome.rows is not None:
+            if selection and outcome.rows:
+                show(selection.of(ordered(outcome.rows, sort or "score")), [], model.rating is not None)
+        if outcome.rows is None:
+            return outcome
+        chosen = selection.of(outcome.rows)
+        if report is not None:
             if part != (1, 1):  # of processes that share a list, the last one
                 held.enter_context(page.reserve(report))
             about = f"Model {checkpoint or 'tiny'} ({model.fingerprint}), temperature {model.temperature:g}"
-            page.write_report(report, outcome.rows, columns, about, problems)
-    return outcome
+            about += "" if max_side is None else f", photos shrunk to at most {max_side} px"
+            drawn = model.quality_map if maps else None
+            page.write_report(report, chosen, columns, about, problems, drawn)
+        undone = 0
+        for folder, link in ((copy_to, False), (link_to, True)):
+            if folder is not None:
+                undone += _gather([row for row in chosen if row.score is not None], folder, link)
+        if rate:
+            undone += _rate(outcome.rows, keep_ratings)
+    return dataclasses.replace(outcome, undone=undone)
 
 
 def _load(checkpoint: str | None) -> "QualiCLIP":
@@ -110,43 +156,107 @@ def _load(checkpoint: str | None) -> "QualiCLIP":
     return QualiCLIP.load(checkpoint or "tiny")
 
 
-def _score_and_print(model: "QualiCLIP", paths: Sequence[str], columns: Sequence[str], sort: str | None) -> list[Row]:
+def _find(model: "QualiCLIP", rows: list[Row], *, explain: bool, gap: float | None) -> list[Row]:
+    """Fills in what concerns all rows together: causes and bursts."""
+    if explain:
+        told = causes.explain(rows, model.prompts, model.scored)
+        if rows and not any(told):
+            print(f"--explain compares photos: it needs {causes.FEWEST} or more that have a score", file=sys.stderr)
+        rows = [dataclasses.replace(row, causes=text) for row, text in zip(rows, told)]
+    if gap is None:
+        return rows
+    from qualiclip_jax.explain import bursts
+
+    return bursts.ranked(model, rows, gap)
+
+
+def _gather(rows: Sequence[Row], folder: Path, link: bool) -> int:
+    """Copies or links photos; returns how many could not be."""
+    done, failed = gather(rows, folder, link)
+    for line in failed[:_ERRORS_SHOWN]:
+        print(formats.printable(line), file=sys.stderr)
+    print(
+        f"{done} of {len(rows)} {plural(len(rows), 'photo')} {'linked' if link else 'copied'} to {folder}",
+        file=sys.stderr,
+    )
+    return len(failed)
+
+
+def _rate(rows: Sequence[Row], keep: bool) -> int:
+    """Writes ratings beside the photos; returns how many could not be written."""
+    scored = [(row.path, row.score) for row in rows if row.score is not None]
+    failed, kept = 0, 0
+    for (path, _), rating in zip(scored, xmp.stars([score for _, score in scored])):
+        try:
+            kept += not xmp.rate(xmp.sidecar(path), rating, keep)
+        except UserError as error:
+            failed += 1
+            if failed <= _ERRORS_SHOWN:
+                print(formats.printable(str(error)), file=sys.stderr)
+    others = f", {kept} had a rating and kept it" if kept else ""
+    print(
+        f"{len(scored) - failed - kept} {plural(len(scored) - failed - kept, 'rating')} written{others}",
+        file=sys.stderr,
+    )
+    return failed
+
+
+def _score_and_print(
+    model: "QualiCLIP",
+    paths: Sequence[str],
+    columns: Sequence[str],
+    sort: str | None,
+    max_side: int | None,
+    find: Callable[[list[Row]], list[Row]],
+    selection: Selection,
+) -> list[Row]:
     """Scores files and prints the table; when interrupted, of what was scored by then."""
     place = {path: i for i, path in enumerate(paths)}
     rows: list[Row] = []
+    order = sort or ("score" if selection or sys.stdout.isatty() else "none")
     try:
-        rows.extend(_score(model, paths))
-    finally:
+        rows.extend(_score(model, paths, max_side=max_side))
         rows.sort(key=lambda row: place[row.path])
+        rows = find(rows)
+    finally:
         if rows:
-            shown = ordered(rows, sort or ("score" if sys.stdout.isatty() else "none"))
+            shown = ordered(selection.of(sorted(rows, key=lambda row: place[row.path])), order)
             show(shown, columns, model.rating is not None)
     return rows
 
 
 def _score_to_table(
-    model: "QualiCLIP", paths: Sequence[str], table: Table, known: Mapping[str, Row], sort: str
+    model: "QualiCLIP",
+    paths: Sequence[str],
+    table: Table,
+    known: Mapping[str, Row],
+    sort: str,
+    max_side: int | None,
+    find: Callable[[list[Row]], list[Row]],
 ) -> Merged | None:
     """Scores this process's share of the files, except those that are known; None while others are at work."""
     share = paths[table.part - 1 :: table.parts]
     if known:
         print(f"an earlier run scored {len(known)} of {len(share)} {plural(len(share), 'image')}", file=sys.stderr)
     try:
-        with contextlib.closing(_score(model, share, known)) as rows:  # its progress ends before an error is told
+        with contextlib.closing(
+            _score(model, share, known, max_side)
+        ) as rows:  # its progress ends before an error is told
             table.append(rows)
     except KeyboardInterrupt:
         raise KeyboardInterrupt("the same command goes on from here") from None
-    return table.finish(sort)
+    return table.finish(sort, find)
 
 
 def _score(
-    model: "QualiCLIP", paths: Sequence[str], known: Mapping[str, Row] | None = None
+    model: "QualiCLIP", paths: Sequence[str], known: Mapping[str, Row] | None = None, max_side: int | None = None
 ) -> Generator[Row, None, None]:
     """Scores files with a progress bar, except those `known` from an earlier run."""
     failed = 0
     status = lambda: "compiling ..." if model.compiling else ""
     with Progress(len(paths), "scoring", "image", done=len(known or ()), status=status) as progress:
-        for row in score_files(model, paths, known):
+        options = {} if max_side is None else {"max_side": max_side}
+        for row in score_files(model, paths, known, **options):
             if row.error is not None:
                 failed += 1
                 if failed <= _ERRORS_SHOWN:
@@ -160,9 +270,15 @@ def _score(
 def show(rows: Sequence[Row], columns: Sequence[str], rating: bool = False) -> None:
     """Prints a table, with the `rating` if the model rates: for people on a terminal, else CSV."""
     rated = RATING if rating else ()
-    names = ["score", *rated, *columns, "path"]
+    found = [name for name in FOUND if any(getattr(row, name) is not None for row in rows)]
+    names = ["score", *rated, *columns, *found, "path"]
     values = [
-        [row.score, *(row.rating or [None] * len(rated)), *(row.attributes or [None] * len(columns))[: len(columns)]]
+        [
+            row.score,
+            *(row.rating or [None] * len(rated)),
+            *(row.attributes or [None] * len(columns))[: len(columns)],
+            *(getattr(row, name) for name in found),
+        ]
         for row in rows
     ]
     if not sys.stdout.isatty():
@@ -171,12 +287,18 @@ def show(rows: Sequence[Row], columns: Sequence[str], rating: bool = False) -> N
         sys.stdout.buffer.write(tabular.to_csv([*names, "error"], lines))
         sys.stdout.buffer.flush()
         return
-    widths = [max(6, len(name)) for name in names[:-1]]
+    texts = [[_cell(value, row.error) for value in cells] for cells, row in zip(values, rows)]
+    widths = [max(6, *map(len, column)) for column in zip(names[:-1], *texts)]
     print("  ".join([*(name.rjust(width) for name, width in zip(names, widths)), "path"]))
-    for row, scores in zip(rows, values):
-        cells = ["failed" if value is None else f"{value:.4f}" for value in scores]
+    for row, cells in zip(rows, texts):
         line = "  ".join([*(cell.rjust(width) for cell, width in zip(cells, widths)), formats.printable(row.path)])
         print(line if row.error is None else f"{line}: {formats.printable(row.error)}")
+
+
+def _cell(value: Any, error: str | None) -> str:
+    if value is None:
+        return "failed" if error else ""
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
 def summary(outcome: Outcome) -> str:
