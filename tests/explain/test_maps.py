@@ -50,7 +50,7 @@ def test_the_packaged_model_finds_the_degraded_part(fault, packaged):
             for cells in (drawn.scores, drawn.attribute_scores[..., place]):
                 found.append(stats.mannwhitneyu(cells[~bad], cells[bad]).statistic / (bad.sum() * (~bad).sum()))
     assert np.mean(found[::2]) >= 0.75  # 0.9 on 60 whole photos (docs/explain.md); here are few cells and much shade
-    assert np.mean(found[1::2]) >= 0.85
+    assert np.mean(found[1::2]) >= 0.8
 
 
 def test_the_mean_of_the_cells_is_the_score(small):
