@@ -100,7 +100,9 @@ class Mapper:
         prompts, temperature = jnp.asarray(self._model.prompt_features), self._model.temperature
 
         def logits(features: jax.Array) -> jax.Array:
-            cosines = quality.similarities(features[..., : prompts.shape[-1]], prompts) * (quality.LOGIT_SCALE / temperature)
+            cosines = quality.similarities(features[..., : prompts.shape[-1]], prompts) * (
+                quality.LOGIT_SCALE / temperature
+            )
             return cosines[..., 0] - cosines[..., 1]
 
         return self._encoder.jit(lambda image, tokens, count: logits(windows.pooled(image, tokens, count, None)))
