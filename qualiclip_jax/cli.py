@@ -28,10 +28,11 @@ COMMANDS = {
     "evaluate": "correlation with human opinion, and the synthetic benchmark",
     "models": "list the models that have a name",
     "convert": "PyTorch or Hugging Face weights to a checkpoint of this project",
+    "export": "a model as ONNX or StableHLO, for use without Python",
     "data": "list and prepare data sets",
     "degradations": "look at the 24 degradations",
 }
-PACKAGES = ("data", "degradations", "models")  # commands whose module is a package: its `__main__` is what runs
+PACKAGES = ("data", "degradations", "export", "models")  # commands whose module is a package: `__main__` runs
 
 
 def run(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""Self-contained HTML pages, from the templates in `templates/`: nothing that they show is loaded from elsewhere."""
+"""Self-contained HTML pages and other texts, from the templates in `templates/`."""
 
 import base64
 import functools
@@ -21,7 +21,7 @@ def _templates() -> "jinja2.Environment":
 
     return jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
+        autoescape=jinja2.select_autoescape(("html.j2",)),
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
@@ -32,7 +32,7 @@ def render(template: str, *, title: str, generator: str, **values: Any) -> bytes
     """A page as the bytes of a file.
 
     Args:
-      template: name of a file in `templates/` that extends `base.html.j2`.
+      template: name of a file in `templates/`. Pages extend `base.html.j2`.
       title: of the page, plain text.
       generator: what makes pages of this kind, e.g. "qualiclip score"; see `is_page`.
       values: what the template shows; text is escaped there.
