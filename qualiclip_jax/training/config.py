@@ -80,6 +80,7 @@ def default_config() -> ConfigDict:
     c.probe = ConfigDict()  # ours: the projection in closed form before the first step, see training.probe
     c.probe.images = 0  # photos to fit it on; 0 is none
     c.probe.ridge = 3.0  # penalty on the weights
+    c.probe.tones = 0.0  # weight of faults of exposure and colour, beside what is seen of all faults in edges
 
     c.optimizer = ConfigDict()
     c.optimizer.name = "adamw"  # or "lion", "sgd"
@@ -180,6 +181,7 @@ def check(config: ConfigDict) -> None:
     require(config.seed < 2**63, "seed", "below 2**63")
     require(config.steps >= 1 or config.epochs > 0 or config.probe.images > 0, "steps", "1 or more (or set epochs)")
     require(config.probe.ridge > 0, "probe.ridge", "above 0")
+    require(config.probe.tones >= 0, "probe.tones", "0 or more")
     require(config.learning_rate > 0, "learning_rate", "above 0")
     require(config.temperature > 0, "temperature", "above 0")
     require(config.data.crop_size >= 32, "data.crop_size", "32 or more")

@@ -98,6 +98,7 @@ def _with_probe(
                 lambda step: _open_batches(config, source, step, alone=True),
                 count=count,
                 ridge=config.probe.ridge,
+                tones=config.probe.tones,
                 path=directory / "probe.npz",
                 advance=progress.advance,
                 stopping=stop.received,

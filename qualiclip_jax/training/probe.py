@@ -6,7 +6,8 @@ minutes where training takes hours, and it leaves the features as general as the
 "Fine-tuning can distort pretrained features and underperform out-of-distribution", ICLR 2022).
 
 A pair that is ranked by all factors learns `fidelity.gmsd` between the degraded and the pristine crop: what is seen of
-the faults. A pair with factors of its own learns the sum of their strengths: what was done.
+the faults. GMSD compares edges, so it hardly knows tone and colour; `config.probe.tones` adds the strengths of `TONES`.
+A pair with factors of its own learns the sum of their strengths: what was done.
 """
 
 import contextlib
@@ -21,6 +22,7 @@ from flax import nnx
 
 from qualiclip_jax import fidelity, models, storage
 from qualiclip_jax.data.pristine import CropPairs
+from qualiclip_jax.degradations.catalog import factor_matrix
 from qualiclip_jax.errors import UserError
 from qualiclip_jax.models.efficientnet import EfficientNet
 from qualiclip_jax.training.state import Recipe
@@ -28,6 +30,7 @@ from qualiclip_jax.training.step import degrade_batch
 
 CONSTANT = 10.0  # the last dimension of the features, beside predictions of deviation 1: cosines stay nearly linear
 SAVE_EVERY = 10  # batches
+TONES = ("exposure", "white_balance", "saturation")  # factors that leave most edges as they are
 
 
 @dataclasses.dataclass
@@ -106,6 +109,7 @@ def fit(
     *,
     count: int,
     ridge: float,
+    tones: float,
     path: Path,
     advance: Callable[[int], object] = lambda batches: None,
     stopping: Callable[[], bool] = lambda: False,
@@ -120,6 +124,7 @@ def fit(
       batches: opens the stream of batches (`crops` uint8 [B, 2, H, W, 3], `example` [B]) at a number.
       count: batches to use.
       ridge: see `Moments.solve`.
+      tones: weight of the strengths of `TONES`, beside GMSD.
       path: a file that keeps the sums from time to time, so that a process that was killed goes on from there.
       advance: called with the number of batches done.
       stopping: whether to stop after this batch.
@@ -135,7 +140,7 @@ def fit(
     if moments is None or moments.xy.shape != (clip.image.pool.projection.in_features, pairs):
         moments = Moments.zeros(clip.image.pool.projection.in_features, pairs)
     graph, state = nnx.split(clip.image)
-    measure = jax.jit(lambda state, batch: _measure(nnx.merge(graph, state), batch, recipe))
+    measure = jax.jit(lambda state, batch: _measure(nnx.merge(graph, state), batch, recipe, tones))
     advance(moments.batches)
     with contextlib.closing(batches(moments.batches)) as stream:
         while moments.batches < count:
@@ -168,11 +173,14 @@ def prompt_features(pairs: int, embed_dim: int) -> np.ndarray:
     return np.stack([positive, -positive], axis=1)
 
 
-def _measure(image: EfficientNet, batch: dict[str, jax.Array], recipe: Recipe) -> tuple[jax.Array, jax.Array]:
+def _measure(
+    image: EfficientNet, batch: dict[str, jax.Array], recipe: Recipe, tones: float
+) -> tuple[jax.Array, jax.Array]:
     """Features [B * L * 2, F] of degraded crops, as the projection gets them, and targets [B * L * 2, P]."""
     crops = batch["crops"].astype(jnp.float32) / 255
     images, severities = degrade_batch(batch["crops"], batch["example"], recipe)
-    seen = fidelity.gmsd(images, crops[:, None])  # [B, L, 2]
+    toned = severities @ factor_matrix(["+".join(TONES)])[0]
+    seen = fidelity.gmsd(images, crops[:, None]) + tones * toned[..., None]  # [B, L, 2]
     done = jnp.einsum("blk,pk->blp", severities, recipe.factors)[:, :, None]  # [B, L, 1, P]
     targets = jnp.where(recipe.factors.all(-1), seen[..., None], done)
     flat = models.normalise(images.reshape(-1, *images.shape[-3:]))
