@@ -173,15 +173,15 @@ class Encoder:
 
     @functools.cached_property
     def _compiled_attributes(self) -> Callable[..., jax.Array]:
-        return jax.jit(self._attributes, compiler_options=machine.compiler_options())
+        return jax.jit(self._attributes, compiler_options=machine.compiler_options(self.config))
 
     @functools.cached_property
     def _compiled_tokens(self) -> Callable[..., jax.Array]:
-        return jax.jit(self._tokens, compiler_options=machine.compiler_options())
+        return jax.jit(self._tokens, compiler_options=machine.compiler_options(self.config))
 
     @functools.cached_property
     def _compiled_pool(self) -> Callable[..., jax.Array]:
-        return jax.jit(self._pool, compiler_options=machine.compiler_options())
+        return jax.jit(self._pool, compiler_options=machine.compiler_options(self.config))
 
     def _attributes(self, state: Any, images: jax.Array, sizes: jax.Array | None) -> jax.Array:
         """images uint8 or float in [0, 1] [N, H, W, 3], sizes as in `CLIP.encode_image` -> float32 [N, P].

@@ -47,10 +47,13 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _shifted(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-    """`convolve` as a sum of shifted images; kernel [k, k, C]."""
+    """`convolve` as a sum of shifted images; kernel [k, k, C].
+
+    The barrier keeps XLA from computing what is padded again for every weight.
+    """
     size = kernel.shape[0]
     pad = padding(size, stride)
-    padded = jnp.pad(x, ((0, 0), pad, pad, (0, 0)))
+    padded = jax.lax.optimization_barrier(jnp.pad(x, ((0, 0), pad, pad, (0, 0))))
     parts = _windows(padded, size, stride, x.shape[1] // stride, x.shape[2] // stride)
     return _weighted_sum((part, kernel[i, j]) for i, j, part in parts).astype(x.dtype)
 
