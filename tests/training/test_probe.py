@@ -1,5 +1,6 @@
 """The linear probe: its algebra against NumPy, and a run that starts with it."""
 
+import dataclasses
 import json
 
 import jax
@@ -8,8 +9,9 @@ import pytest
 
 from qualiclip_jax import QualiCLIP, checkpoint, degradations, train
 from qualiclip_jax.errors import UserError
-from qualiclip_jax.training import loop, probe
+from qualiclip_jax.training import build, loop, probe
 from qualiclip_jax.training.signals import StopSignals
+from qualiclip_jax.training.step import draw_types
 from tests.training.quick_train import add_noise
 from tests.training.test_config import TINY
 
@@ -50,6 +52,22 @@ def test_a_target_without_variation_is_named():
     moments.add(np.array([[1.0], [2.0]]), np.array([[1.0, 0.0], [3.0, 0.0]]))
     with pytest.raises(UserError, match=r"pair 2 .*none of these photos"):
         moments.solve(1.0)
+
+
+def test_tones_add_the_strength_of_exposure_and_colour():
+    config = config_of()
+    model = build.build_model(config)
+    recipe, _, _ = build.build_recipe(config, model, 1)
+    recipe = dataclasses.replace(recipe, types=("darken", "motion_blur"))
+    crops = np.random.default_rng(0).integers(0, 256, (4, 2, 32, 32, 3), np.uint8)
+    batch = {"crops": crops, "example": np.arange(4)}
+    plain, toned = (np.asarray(probe._measure(model.clip.image, batch, recipe, tones)[1]) for tones in (0.0, 0.5))
+    darkened = np.asarray(draw_types(batch["example"], recipe)) == degradations.TYPES.index("darken")
+    assert 0 < darkened.sum() < 4
+    levels = np.repeat(np.arange(1, config.degradations.levels + 1) / 5, 2)  # of both crops
+    expected = np.where(darkened[:, None], 0.5 * levels, 0)
+    np.testing.assert_allclose((toned - plain)[:, 0].reshape(4, -1), expected, atol=1e-6)
+    np.testing.assert_array_equal(toned[:, 1], plain[:, 1])
 
 
 @pytest.fixture(autouse=True, scope="module")
