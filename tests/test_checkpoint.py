@@ -10,7 +10,7 @@ from flax import nnx
 
 from qualiclip_jax import checkpoint
 from qualiclip_jax.errors import UserError
-from tests.inference.small_models import RESNET, make_model
+from tests.small_models import RESNET, make_model
 
 
 @pytest.fixture(scope="module")

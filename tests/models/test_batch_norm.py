@@ -10,7 +10,7 @@ from flax import nnx
 
 from qualiclip_jax import models
 from qualiclip_jax.models.layers import BatchNorm
-from tests.inference.small_models import EFFICIENTNET
+from tests.small_models import EFFICIENTNET
 
 CONFIG = models.CLIPConfig(16, models.ResNetConfig((1, 1, 1, 1), 4, 2))
 

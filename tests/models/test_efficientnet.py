@@ -10,7 +10,7 @@ import pytest
 from qualiclip_jax import models
 from qualiclip_jax.models import depthwise, lite
 from qualiclip_jax.models.efficientnet import VARIANCE_EPS
-from tests.inference.small_models import EFFICIENTNET
+from tests.small_models import EFFICIENTNET
 
 
 def by_xla(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:

@@ -9,7 +9,7 @@ from scipy.signal import correlate2d
 
 from qualiclip_jax import models
 from qualiclip_jax.models import winograd
-from tests.inference.small_models import make_model
+from tests.small_models import make_model
 
 
 def layer(channels, out):
