@@ -47,8 +47,8 @@ Metric = Callable[[np.ndarray], float]  # of such an image, lower is better
 FAULTS: tuple[tuple[str, str, str, tuple[float, ...], dict[str, float]], ...] = (
     ("underexposed by 2.5 stops", "expos", "exposure", (-0.6, -1.2, -1.8, -2.5), {}),
     ("overexposed by 2 stops", "expos", "exposure", (0.5, 1, 1.5, 2), {}),
-    ("haze, 45 % of the light", "expos", "haze", (0.1, 0.2, 0.3, 0.45), {}),
-    ("contrast x 0.4", "expos", "contrast", (0.85, 0.7, 0.55, 0.4), {}),
+    ("haze, 45 % of the light", "haz", "haze", (0.1, 0.2, 0.3, 0.45), {}),
+    ("contrast x 0.4", "haz", "contrast", (0.85, 0.7, 0.55, 0.4), {}),
     ("out of focus, radius 3 px", "blur", "defocus", (0.75, 1.5, 2.25, 3), {}),
     ("moved by 10 px", "blur", "motion", (2.5, 5, 7.5, 10), {"angle": 30}),
     ("shrunk to 1/3 and enlarged", "blur", "shrink", (1.5, 2, 2.5, 3), {}),
