@@ -13,12 +13,16 @@ if TYPE_CHECKING:
     from qualiclip_jax.evaluation.results import Results
 
 
+ANALYSES = ("intensity", "embedding", "gradcam", "gmad")  # commands of `explain.analyses`
+
+
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Reads the command line."""
     parser = argparse.ArgumentParser(
         prog=cli.program("evaluate"),
         description="Measures how well quality scores agree with human opinion, and with levels of degradation.",
-        epilog="Scores are kept in the output folder as they come. The same command goes on after an interruption.",
+        epilog="Scores are kept in the output folder as they come. The same command goes on after an interruption. "
+        f"Further analyses: {', '.join(ANALYSES)} (%(prog)s gradcam --help).",
     )
     parser.add_argument(
         "--checkpoint", action="append", metavar="MODEL,...", dest="checkpoints",
@@ -84,6 +88,10 @@ def _count(text: str) -> int:
 
 def main(argv: Sequence[str]) -> int:
     """Evaluates; see `--help`. Returns an exit status."""
+    if argv and argv[0] in ANALYSES:
+        from qualiclip_jax.explain import analyses
+
+        return analyses.main(argv)
     args = parse(argv)
     from qualiclip_jax.data import rated
     from qualiclip_jax.evaluation import report

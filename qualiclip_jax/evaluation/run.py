@@ -72,7 +72,7 @@ def evaluate(
     """
     sets = [rated.load(name) if isinstance(name, str) else name for name in datasets if not is_synthetic(name)]
     sources = [str(name).partition(":")[2] or DEFAULT_SOURCE for name in datasets if is_synthetic(name)]
-    given = [model] if baseline is None else [model, _before_training(model) if baseline == AUTO else baseline]
+    given = [model] if baseline is None else [model, before_training(model) if baseline == AUTO else baseline]
     contestants = [as_contestant(m, None if cache is None else Path(cache)) for m in given if m is not None]
     for contestant in contestants:
         if sources and isinstance(contestant, ScoresTable):
@@ -108,7 +108,7 @@ def as_contestant(given: Model, cache: Path | None) -> Contestant:
     return ScoringModel(given, cache) if isinstance(given, QualiCLIP) else given
 
 
-def _before_training(model: Model) -> Path | None:
+def before_training(model: Model) -> Path | None:
     """The model that a training run started from; the run keeps it beside its checkpoints."""
     from qualiclip_jax.checkpoint import INITIAL
 

@@ -92,7 +92,7 @@ def ranked(model: "QualiCLIP", rows: Sequence[Row], gap: float) -> list[Row]:
         found = in_threads(lambda k: square(numbers[k]), len(numbers))
         read = list(track(found, len(numbers), "bursts", "photo"))
         squares = [np.zeros((SIDE, SIDE, 3), np.uint8) if isinstance(one, ImageError) else one for one in read]
-        return embedding.features(model, np.stack(squares))
+        return embedding.encoder(model)(np.stack(squares))
 
     result = list(rows)
     for number, burst in enumerate(group(times, features, gap), 1):

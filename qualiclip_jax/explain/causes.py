@@ -12,7 +12,7 @@ FEWEST = 5  # photos that can be compared
 OUTSTANDING = 2.5  # robust standard deviations below the folder's median
 SECOND = 0.5  # the second fault is told if it stands out half as much as the first
 _LEAST_SPREAD = 0.05  # of logits: in a folder of equal photos nothing stands out
-_NOUNS = re.compile(r"\W*\b(an? )?(image|photo|photograph|picture)s?\W*$", re.IGNORECASE)
+_NOUNS = re.compile(r"^(an?|the)\s+|\W*\b(image|photo|photograph|picture)s?\W*$", re.IGNORECASE)
 
 
 def words(prompts: Sequence[tuple[str, str]], scored: int = 0) -> list[str | None]:

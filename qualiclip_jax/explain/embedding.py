@@ -1,5 +1,6 @@
-"""What an image encoder knows of an image before its projection, and maps of it in two dimensions."""
+"""What an image encoder knows of an image before its projection."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import jax
@@ -14,15 +15,10 @@ if TYPE_CHECKING:
     from qualiclip_jax.inference.predictor import QualiCLIP
 
 
-def features(model: "QualiCLIP", images: np.ndarray) -> np.ndarray:
-    """Features of images of one size, of unit length: an EfficientNet's standardised moments, else the CLIP's features.
+def encoder(model: "QualiCLIP") -> Callable[[np.ndarray], np.ndarray]:
+    """A function from images uint8 or float32 in [0, 1] [N, H, W, 3] to features of unit length, float32 [N, F].
 
-    Args:
-      model: the model.
-      images: uint8 or float32 in [0, 1], [N, H, W, 3].
-
-    Returns:
-      float32 [N, F].
+    The features are an EfficientNet's standardised moments, else those of the CLIP.
     """
 
     def encode(image: ImageEncoder, pixels: jax.Array) -> jax.Array:
@@ -32,9 +28,14 @@ def features(model: "QualiCLIP", images: np.ndarray) -> np.ndarray:
         return image(pixels)
 
     run = model._encoder.jit(encode)
-    scale = np.float32(1 / 255) if images.dtype == np.uint8 else np.float32(1)
-    found = np.concatenate([np.asarray(run(one[None].astype(np.float32) * scale)) for one in images])
-    return found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-12)
+
+    def features(images: np.ndarray) -> np.ndarray:
+        images = np.asarray(images)
+        scale = np.float32(1 / 255) if images.dtype == np.uint8 else np.float32(1)
+        found = np.concatenate([np.asarray(run(one[None].astype(np.float32) * scale)) for one in images])
+        return found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-12)
+
+    return features
 
 
 def square(image: np.ndarray, side: int) -> np.ndarray:

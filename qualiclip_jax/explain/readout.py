@@ -1,6 +1,6 @@
 """The readout that comes with the package: which faults of a camera an encoder sees in a part of a photo.
 
-Photos were degraded in a part (`benchmarks/maps.py`). Ridge regression then tells how strong each fault is in the
+Photos were degraded in a part (`benchmarks/explain.py`). Ridge regression then tells how strong each fault is in the
 middle of a window, from what its moments differ by from those of the photo's other windows. The readout belongs to the
 frozen layers of an encoder, whatever projection stands behind them.
 """

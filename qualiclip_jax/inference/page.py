@@ -25,8 +25,7 @@ if TYPE_CHECKING:
     from qualiclip_jax.explain.maps import QualityMap
 
 _PREVIEWS = ((100, 800), (300, 512), (1000, 320))  # the most images, and their longest side in pixels
-_SMALLEST = 240  # px, of more images
-_MOST_BYTES = 50e6  # of pictures in the page; more lie beside it
+_SMALLEST = 240  # px, of more images, whose pictures lie beside the page: it stays below 40 MB
 _OVERLAY = 96  # px, the longest side of a map, which the browser enlarges
 _BINS = 24
 _GENERATOR = "qualiclip score"
@@ -97,7 +96,7 @@ def write_report(
     side = next((side for most, side in _PREVIEWS if len(scored) <= most), _SMALLEST)
     scores = np.array([row.score for row in scored], np.float64)
     edges = _bin_edges(scores)
-    with _Pictures(path) as pictures:
+    with _Pictures(path, beside=len(scored) > _PREVIEWS[-1][0]) as pictures:
         cards, facts = [], []
         for row, (preview, overlay) in zip(scored, _previews([row.path for row in scored], side, draw)):
             name = {"path": printable(row.path), "name": printable(Path(row.path).name)}
@@ -127,21 +126,20 @@ def write_report(
 
 
 class _Pictures:
-    """Where the pictures of a page go: into it as data URIs, and when they are too many, into a folder beside it.
+    """Where the pictures of a page go: into it as data URIs, or into a folder beside it.
 
     Files have the name of their content. Those that the page does not show are removed when it has been written.
     """
 
-    def __init__(self, page: Path):
-        self._folder = _folder_of(page)
-        self._bytes, self._kept = 0, set[str]()
+    def __init__(self, page: Path, beside: bool):
+        self._folder, self._beside = _folder_of(page), beside
+        self._kept: set[str] = set()
 
     def add(self, data: bytes, suffix: str) -> str:
         """The address of a picture; empty for none."""
         if not data:
             return ""
-        self._bytes += len(data)
-        if self._bytes * 4 / 3 <= _MOST_BYTES:
+        if not self._beside:
             return html.data_uri(data, "jpeg" if suffix == "jpg" else suffix)
         name = f"{hashlib.blake2b(data, digest_size=8).hexdigest()}.{suffix}"
         self._folder.mkdir(exist_ok=True)

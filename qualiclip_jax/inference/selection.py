@@ -85,13 +85,17 @@ def _bring(photo: Path, folder: Path, link: bool) -> None:
         if link:
             os.link(photo, target)
             return
-        try:
-            with open(target, "xb"):  # nobody else may take the name
-                pass
-        except FileExistsError:
-            continue
-        with storage.replacing(target) as partial, open(photo, "rb") as original:
-            shutil.copyfileobj(original, partial)
+        with open(photo, "rb") as original:
+            try:
+                open(target, "xb").close()  # nobody else may take the name
+            except FileExistsError:
+                continue
+            try:
+                with storage.replacing(target) as copy:
+                    shutil.copyfileobj(original, copy)
+            except BaseException:
+                target.unlink(missing_ok=True)
+                raise
         shutil.copystat(photo, target)
         return
 

@@ -204,9 +204,11 @@ class Transformer(nnx.Module):
         self.remat = remat
         self.blocks = nnx.vmap(lambda rngs: Block(config, dtype, rngs))(rngs.split(config.layers))
 
-    def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
-        """x [N, T, W] in the compute type; mask as in `attention`."""
+    def __call__(self, x: jax.Array, mask: jax.Array | None = None, part: slice | None = None) -> jax.Array:
+        """x [N, T, W] in the compute type; mask as in `attention`; `part` of the blocks, None for all."""
         graph, stacked = nnx.split(self.blocks)
+        if part is not None:
+            stacked = jax.tree.map(lambda parameter: parameter[part], stacked)
 
         def step(x: jax.Array, state: Any) -> tuple[jax.Array, None]:
             return nnx.merge(graph, state)(x, mask), None

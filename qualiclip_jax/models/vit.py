@@ -47,6 +47,18 @@ class ViT(ImageEncoder):
 
     def __call__(self, images: jax.Array, sizes: jax.Array | None = None) -> jax.Array:
         """images [N, H, W, 3], normalised -> [N, D]; sizes int [N, 2] or None, see `CLIP.encode_image`."""
+        return self._head(self.transformer(*self._embedded(images, sizes)))
+
+    def before(self, images: jax.Array) -> jax.Array:
+        """What reaches the last block, [N, 1 + rows * columns, W]: the class token, and the patches by rows."""
+        return self.transformer(*self._embedded(images, None), slice(None, -1))
+
+    def after(self, tokens: jax.Array) -> jax.Array:
+        """What the last block and the projection make of `before`, [N, D]."""
+        return self._head(self.transformer(tokens, None, slice(-1, None)))
+
+    def _embedded(self, images: jax.Array, sizes: jax.Array | None) -> tuple[jax.Array, jax.Array | None]:
+        """What reaches the first block, and its mask."""
         x = self.patches(images.astype(self.dtype))
         n, rows, columns, width = x.shape
         grid_sizes = None if sizes is None else sizes // self.patch_size
@@ -55,7 +67,9 @@ class ViT(ImageEncoder):
         embedding = grid_embedding(self.positions[...], self.position, (rows, columns), grid_sizes)
         if embedding is not None:
             x = x + embedding.astype(self.dtype)
-        x = self.transformer(self.ln_pre(x).astype(self.dtype), _token_mask(grid_sizes, rows, columns))
+        return self.ln_pre(x).astype(self.dtype), _token_mask(grid_sizes, rows, columns)
+
+    def _head(self, x: jax.Array) -> jax.Array:
         return self.projection(self.ln_post(x[:, 0]).astype(self.dtype))
 
 

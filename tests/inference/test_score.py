@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ import pytest
 from qualiclip_jax import QualiCLIP, cli, score
 from qualiclip_jax.errors import UserError
 from qualiclip_jax.images import write_image
+from qualiclip_jax.inference import files
 from qualiclip_jax.storage import JsonLines, read_jsonl
 
 
@@ -350,3 +352,67 @@ def test_the_error_of_a_full_disk_is_the_last_line(folder, tmp_path, monkeypatch
     monkeypatch.setattr(JsonLines, "append", full)
     assert cli.run(score.main, [str(folder), "--output", str(tmp_path / "o.csv")]) == cli.FAILED
     assert re.fullmatch(r"error: .*o\.csv.*: No space left on device", capsys.readouterr().err.splitlines()[-1])
+
+
+def test_what_photographers_ask_for(folder, checkpoint, tmp_path, capsys):
+    """Causes, ratings, copies, maps in one run; a second run keeps the column, another size is another table."""
+    photos = tmp_path / "photos"
+    shutil.copytree(folder, photos, symlinks=True)
+    table, page = tmp_path / "scores.csv", tmp_path / "report.html"
+    base = ["--checkpoint", checkpoint, photos, "--output", table]
+    wanted = [
+        "--explain",
+        "--xmp",
+        "--worst",
+        "2",
+        "--copy-to",
+        tmp_path / "bad",
+        "--report",
+        page,
+        "--maps",
+        "--bursts",
+    ]
+    assert run(*base, *wanted) == 2
+    out, err = capsys.readouterr()
+    rows = read_csv(table.read_text())
+    scored = sorted((float(row["score"]), path) for path, row in rows.items() if row["score"])
+    assert all(bool(row["causes"]) == bool(row["score"]) for row in rows.values())
+    assert [line.split(",")[-2] for line in out.splitlines()[1:]] == [path for _, path in reversed(scored[:2])]
+    assert "2 of 2 photos copied" in err
+    assert "6 ratings written" in err
+    assert "no photo tells when it was taken" in err
+    assert sorted(path.name for path in (tmp_path / "bad").iterdir()) == sorted(Path(p).name for _, p in scored[:2])
+    assert 'xmp:Rating="1"' in Path(f"{scored[0][1]}.xmp").read_text()
+    assert 'xmp:Rating="5"' in Path(f"{scored[-1][1]}.xmp").read_text()
+    assert page.read_text().count("data:image/webp;base64,") == 2
+    assert run(*base) == 2
+    assert [row["causes"] for row in read_csv(table.read_text()).values()] == [row["causes"] for row in rows.values()]
+    assert run(*base, "--max-side", "64") == 1
+    assert "scores of another checkpoint" in capsys.readouterr().err
+    small = tmp_path / "small.csv"
+    assert run("--checkpoint", checkpoint, scored[0][1], "--output", small, "--max-side", "48") == 0
+    (row,) = read_csv(small.read_text()).values()
+    assert (row["width"], row["height"]) == (rows[scored[0][1]]["width"], rows[scored[0][1]]["height"])
+
+
+def test_pictures_of_many_photos_lie_beside_the_page(tmp_path, monkeypatch):
+    from PIL import Image
+
+    from qualiclip_jax.inference import page
+
+    monkeypatch.setattr(page, "_PREVIEWS", ((2, 32),))
+    rows = []
+    for k in range(4):
+        Image.new("RGB", (40, 40), (60 * k, 50, 90)).save(tmp_path / f"{k}.png")
+        rows.append(files.Row(str(tmp_path / f"{k}.png"), k / 10, (k / 10,)))
+    report, beside = tmp_path / "report.html", tmp_path / "report_files"
+    page.write_report(report, rows, ["good"], "a model")
+    shown = re.findall(r'src="(report_files/[0-9a-f]{16}\.jpg)"', report.read_text())
+    assert sorted(shown) == sorted(f"report_files/{path.name}" for path in beside.iterdir())
+    assert len(shown) == 4
+    page.write_report(report, rows[:2], ["good"], "a model")
+    assert not beside.exists()
+    beside.mkdir()
+    (beside / "mine.txt").write_text("mine")
+    with pytest.raises(UserError, match="is not the folder of a report"):
+        page.check(report)

@@ -1,11 +1,13 @@
-"""Where the faults are: fits the readout of quality maps, and prints the tables of docs/explain.md.
+"""Where and which the faults are: fits the readout of quality maps, and prints the tables of docs/explain.md.
 
-    python benchmarks/maps.py fit --photos folder:free502,folder:free644small,folder:kodak24   # writes readout.npz
-    python benchmarks/maps.py measure --photos folder:PHOTOS                                   # not trained on
+    python benchmarks/explain.py fit --photos folder:free502,folder:free644small,folder:kodak24   # writes readout.npz
+    python benchmarks/explain.py maps --photos folder:PHOTOS                                      # not trained on
+    python benchmarks/explain.py causes --photos folder:PHOTOS
 
 `fit` takes the photos that the packaged model was trained on. A part of each gets faults of a camera, and the readout
-is fitted to tell the cells of that part from the rest. Put the file into qualiclip_jax/explain/. `measure` degrades a
+is fitted to tell the cells of that part from the rest. Put the file into qualiclip_jax/explain/. `maps` degrades a
 part of other photos and prints the AUC of the cells, how far their mean is from the score, and the time of a map.
+`causes` degrades a fifth of the photos, each by one fault of a camera, and prints what `score --explain` says of them.
 """
 
 import argparse
@@ -18,7 +20,8 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from packaged import Photos, show
+from packaged import FAULTS as CAMERA
+from packaged import Photos, degrade, show
 from PIL import Image
 from scipy import ndimage, stats
 from score import in_turns, photo
@@ -27,8 +30,11 @@ from qualiclip_jax import QualiCLIP, cli, storage
 from qualiclip_jax.data import pristine
 from qualiclip_jax.degradations import camera
 from qualiclip_jax.degradations.catalog import FACTORS
+from qualiclip_jax.evaluation import synthetic
+from qualiclip_jax.explain import causes as explaining
 from qualiclip_jax.explain import readout, windows
 from qualiclip_jax.explain.maps import Mapper
+from qualiclip_jax.inference.files import Row
 from qualiclip_jax.progress import track
 from qualiclip_jax.training.probe import Moments
 
@@ -72,7 +78,6 @@ def strengths_of(strengths: np.ndarray) -> np.ndarray:
 def fit(model: QualiCLIP, source: str, crops: int, out: Path) -> None:
     """Fits the readout and writes it."""
     encoder, rng = model._encoder, np.random.default_rng(SEED)
-    degrade = jax.jit(lambda image, settings, key: camera.apply(image / 255.0, settings, key))
     count = model.clip.image.pool.projection.in_features
     identity = jnp.eye(count)
     read = encoder.jit(lambda image, tokens, size: windows.pooled(image, tokens, size, identity))
@@ -91,7 +96,7 @@ def fit(model: QualiCLIP, source: str, crops: int, out: Path) -> None:
                 strengths = np.float32(np.arange(len(FACTORS)) == factor) * np.float32(rng.uniform(camera.WEAKEST, 1))
                 strengths[0] *= rng.choice((-1, 1))
             settings = faults._replace(strengths=jnp.asarray(strengths)).at(1.0)
-            degraded = np.asarray(jnp.round(255 * degrade(crop, settings, key))).astype(np.uint8)
+            degraded = np.asarray(degrade(crop, settings, key))
             mask = part(crop.shape[:2], rng.uniform(0.3, 0.75), rng)
             tokens, size = encoder.tokens(np.where(mask[..., None], degraded, crop))
             seen = np.asarray(read(tokens, size)).reshape(-1, count)
@@ -140,7 +145,7 @@ def auc(cells: np.ndarray, faulty: np.ndarray) -> float:
     return float(stats.mannwhitneyu(good, bad).statistic / (len(good) * len(bad)))
 
 
-def measure(model: QualiCLIP, photos: Photos) -> None:
+def maps(model: QualiCLIP, photos: Photos) -> None:
     """Prints the AUC of the maps beside that of pooled windows, and how long a map takes."""
     rng, texts = np.random.default_rng(SEED), [" ".join(pair).lower() for pair in model.prompts]
     without = Mapper(model)
@@ -180,12 +185,32 @@ def _logits(scores: np.ndarray) -> np.ndarray:
     return np.log(scores / (1 - scores))
 
 
+def causes(model: QualiCLIP, photos: Photos) -> None:
+    """Prints which causes are told of photos with one fault, in folders of which a fifth has it."""
+    side = min(320, *(min(image.shape[:2]) for _, image in photos))
+    good = np.stack([synthetic.cut(image, side)[0] for _, image in photos])
+    fine, names = model.attributes(good), [word for word in explaining.words(model.prompts, model.scored) if word]
+    heads = [*names, explaining.NONE]
+    lines = []
+    for number, (name, _, field, levels, others) in enumerate([("(pristine)", "", "", (0.0,), {}), *CAMERA]):
+        settings = camera.Settings(**({field: levels[-1]} if field else {}), **others)
+        bad = fine if not field else model.attributes(np.asarray(degrade(good, settings, jax.random.key(number))))
+        counts = dict.fromkeys(heads, 0)
+        for turn in range(5):
+            faulty = np.arange(len(good)) % 5 == turn
+            rows = [Row("", 0.0, tuple(values)) for values in np.where(faulty[:, None], bad, fine)]
+            for told in np.array(explaining.explain(rows, model.prompts, model.scored))[faulty]:
+                counts[told.split(", ")[0]] += 1
+        lines.append([name, *(f"{counts[word] / len(good):.0%}" for word in heads)])
+    show(f"First cause told: {len(good)} photos, {side} px, a fifth of a folder faulty", ["", *heads], lines)
+
+
 def main(argv: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("what", choices=("fit", "measure"))
+    parser.add_argument("what", choices=("fit", "maps", "causes"))
     parser.add_argument("--checkpoint", default="tiny", metavar="MODEL", help="the model (default: tiny)")
     parser.add_argument("--photos", required=True, metavar="SOURCE", help="pristine photos, e.g. folder:PATH")
-    parser.add_argument("--most", type=int, default=60, metavar="N", help="measure: photos (default: 60)")
+    parser.add_argument("--most", type=int, default=60, metavar="N", help="maps, causes: photos (default: 60)")
     parser.add_argument("--crops", type=int, default=1500, metavar="N", help="fit: crops (default: 1500)")
     parser.add_argument("--out", type=Path, default=Path("readout.npz"), metavar="FILE", help="default: readout.npz")
     args = parser.parse_args(argv)
@@ -193,7 +218,7 @@ def main(argv: Sequence[str]) -> None:
     if args.what == "fit":
         fit(model, args.photos, args.crops, args.out)
     else:
-        measure(model, pristine.photos(args.photos, limit=args.most))
+        {"maps": maps, "causes": causes}[args.what](model, pristine.photos(args.photos, limit=args.most))
 
 
 if __name__ == "__main__":
