@@ -149,7 +149,7 @@ def load_model(path: StrPath) -> Model:
 
 
 def is_one(path: StrPath) -> bool:
-    """Whether `path` is a directory laid out like what `load_model` reads; says nothing of its being whole."""
+    """Whether `path` is a directory laid out like what `load_model` reads; it may be damaged all the same."""
     return any((Path(path).expanduser() / name).is_dir() for name in ("meta", "model", "checkpoints"))
 
 
@@ -198,8 +198,9 @@ def _read_meta(directory: Path) -> dict[str, Any]:
 
 
 @functools.cache
+@functools.cache
 def _hush_late_reads() -> None:
-    """Keeps one failed read from a traceback for each array that TensorStore still delivers, with nobody waiting."""
+    """Silences TensorStore, which prints a traceback for each array that it delivers after a read has failed."""
     report = sys.unraisablehook
 
     def hook(unraisable: Any) -> None:

@@ -103,8 +103,8 @@ def _find(name: str | Path) -> _Found:
         raise UserError(f"no model at {path}: no such file or directory")
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
         raise UserError(
-            f"no model {text!r}: {_meant(text)}`qualiclip models` lists the names; a path, or a repository of the "
-            "Hugging Face hub (owner/name), will do too"
+            f"no model {text!r}: {_meant(text)}`qualiclip models` lists the names; a path or a repository of the "
+            "Hugging Face hub (owner/name) is fine, too"
         )
     try:
         folder = download.from_hub(repository, revision or None, _choose, text, weights.hub_hint(repository))

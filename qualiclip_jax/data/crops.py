@@ -1,4 +1,4 @@
-"""Two random overlapping crops of one photo, cut from a shrunk copy of which only the region needed is made.
+"""Cuts two random overlapping crops from a shrunk copy of a photo, of which it computes only the region they need.
 
 `draw_pair` is where all randomness lies; `cut_pair` and `resize_region` are deterministic.
 """

@@ -2,7 +2,7 @@
 
 What lies at a position of the stream is a pure function of (seed, position). Each `len(source)` positions are an epoch,
 which shows every photo once, in an order of its own. Step s of the training uses positions s * batch_size ..
-(s + 1) * batch_size - 1, of which each process takes a contiguous part. So the state of the stream is the step.
+(s + 1) * batch_size - 1, and each process takes a contiguous part of these. So the state of the stream is the step.
 """
 
 import logging

@@ -368,7 +368,7 @@ def _check_levels(levels: Array | np.ndarray | Sequence[float], batch: int) -> A
     if levels.ndim not in (1, 2) or (levels.ndim == 2 and len(levels) != batch) or levels.size == 0:
         raise UserError(f"levels of shape {levels.shape}, expected [L], or [{batch}, L] for each image")
     if isinstance(levels, np.ndarray) and not ((levels >= 0) & (levels <= 1)).all():
-        raise UserError(f"levels from {levels.min():g} to {levels.max():g}: they go from 0 (pristine) to 1")
+        raise UserError(f"levels from {levels.min():.8g} to {levels.max():.8g}: they go from 0 (pristine) to 1")
     levels = jnp.asarray(levels, jnp.float32)
     return jnp.broadcast_to(levels, (batch, levels.shape[-1]))
 

@@ -91,7 +91,7 @@ def factor_matrix(names: Sequence[str]) -> np.ndarray:
       names: each "all", or some of `FACTORS` joined by "+": "defocus+motion".
 
     Raises:
-      UserError: a factor that there is not.
+      UserError: if there is no such factor.
     """
     rows = [FACTORS if name == "all" else name.split("+") for name in names]
     unknown = [factor for row in rows for factor in row if factor not in FACTORS]

@@ -1,4 +1,4 @@
-"""Random numbers for pixels: the same for a key on every device, and cheap enough to draw 150,000 an image.
+"""Random numbers for pixels: the same for a key on every device, and cheap enough to draw 150,000 per image.
 
 `jax.random` makes the keys. From a key come two words, and from these and the index of a sample 32 bits, by integer
 hashing. On a CPU that takes a tenth of the time of `jax.random.bits`, whose generator is a cryptographic one.

@@ -45,7 +45,7 @@ def degrade_photo(photo: np.ndarray, name: str, level: int, seed: int = 0) -> np
 
 
 def contact_sheet(photo: np.ndarray, size: int = 224, tile: int = 160, seed: int = 0) -> np.ndarray:
-    """All types and levels of a photograph, labelled, one type a row: pristine, level 1, ..., level 5.
+    """All types and levels of a photograph, labelled, one type per row: pristine, level 1, ..., level 5.
 
     Args:
       photo: uint8 [H, W, 3].

@@ -62,8 +62,8 @@ def degrade(name: str, images: Array, level: Array | int, key: Array) -> Array:
       Degraded images in [0, 1], shape and dtype of `images`; computed in float32.
 
     Raises:
-      UserError: no such type, level out of range or not one integer, images of integers, too small or without three
-        channels.
+      UserError: if there is no such type, if the level is out of range or not one integer, or if the images are
+        integers, too small, or without three channels.
     """
     if name not in TYPES:
         raise UserError(f"no degradation named {name!r}; there are {', '.join(TYPES)}")
@@ -150,7 +150,7 @@ def sample_types(key: Array, batch: int, composed: int = 1, types: Sequence[str]
       int32 [B] if `composed` is 1, else [B, D]; indices into `TYPES`.
 
     Raises:
-      UserError: a type that there is not, or `composed` out of 1 to the number of groups.
+      UserError: if there is no such type, or if `composed` is not from 1 to the number of groups.
     """
     groups = types_by_group(types)
     if not 1 <= composed <= len(groups):

@@ -19,7 +19,7 @@ class ImageError(UserError):
 
 
 class Refused(Exception):
-    """What a decoder raises for a file that may be sound, but is not decoded. Its text becomes the reason."""
+    """A decoder raises this for a file that may be sound, but is not decoded. Its text becomes the reason."""
 
 
 def not_supported(what: str, advice: str = "") -> Refused:

@@ -98,7 +98,7 @@ def from_pillow(image: Image.Image) -> np.ndarray:
     if image.mode.startswith("I;16") or image.mode == "F":
         samples = np.asarray(image)[..., None]
         if image.mode == "F" and not (samples.min() >= 0 and samples.max() <= 1):
-            raise Refused(f"floating point values from {samples.min():g} to {samples.max():g}, expected 0 to 1")
+            raise Refused(f"floating point values from {samples.min():.8g} to {samples.max():.8g}, expected 0 to 1")
         key = image.info.get("transparency")
         alpha = None if key is None else (samples != key).astype(np.float32)
         grey = over_white(samples.astype(np.float32) / (1 if image.mode == "F" else 65535), alpha)

@@ -239,7 +239,7 @@ class _Samples:
             return samples.astype(np.float32) / ((1 << self._bits) - 1)
         low, high = float(samples.min()), float(samples.max())
         if not (low >= 0 and high <= 1):
-            raise not_supported(f"TIFF with floating point values from {low:g} to {high:g}", "scale them to 0 to 1")
+            raise not_supported(f"TIFF with floating point values from {low:.8g} to {high:.8g}", "scale them to 0 to 1")
         return samples.astype(np.float32)
 
     def _palette(self) -> np.ndarray:

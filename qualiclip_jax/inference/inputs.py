@@ -89,4 +89,4 @@ def _check_form(shape: tuple[int, ...], dtype: Any, what: str, ndim: int | None)
 
 
 def _range(image: np.ndarray) -> str:
-    return f"values from {float(image.min()):g} to {float(image.max()):g}: floating point goes from 0 to 1"
+    return f"values from {float(image.min()):.8g} to {float(image.max()):.8g}: floating point goes from 0 to 1"

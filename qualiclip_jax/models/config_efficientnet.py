@@ -127,7 +127,7 @@ class EfficientNetConfig(ImageConfig):
 
     @property
     def multiplications(self) -> float:
-        """How many multiplications of a ResNet take as long, per pixel: 2.5 for each, since each number serves few."""
+        """Multiplications of a ResNet that take as long, per pixel: 2.5 for each, as each number serves few."""
         total, into = 27 * self.stem / 4, self.stem
         for level, (size, stride, expansion, out, layers) in enumerate(self.stages, 1):
             for layer in range(layers):

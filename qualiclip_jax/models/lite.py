@@ -89,7 +89,7 @@ def from_tensors(tensors: Mapping[str, Any], config: CLIPConfig, *, seed: int = 
 
 
 def expected_features(arrays: Mapping[str, np.ndarray], shape: EfficientNetConfig) -> tuple[np.ndarray, np.ndarray]:
-    """What the features of photos are around, and a scale of their spread, by what BatchNorm knows of ImageNet.
+    """The mean of the features of photos and a scale of their spread, from BatchNorm's statistics of ImageNet.
 
     A channel leaves a BatchNorm with the mean `bias` and the deviation `scale` over all pixels of all images. Residual
     blocks add up, taken as independent; ReLU6 clips, taken as normal before. The mean over an image is then around the

@@ -126,7 +126,7 @@ def from_open_clip(fields: dict[str, Any]) -> CLIPConfig:
 
 
 def _number(part: dict[str, Any], name: str, default: int) -> Any:
-    """A field to compute with. What it must be besides a number is checked where it is used."""
+    """A field to compute with: a number. Its range is checked where it is used."""
     value = part.get(name, default)
     if type(value) not in (int, float):
         raise ValueError(f"{name} must be a number, got {value!r:.60}")

@@ -142,7 +142,7 @@ def locate(source: str | pathlib.Path, tokenizer_only: bool = False) -> pathlib.
       tokenizer_only: fetch only what a tokenizer needs.
 
     Raises:
-      UserError: it is neither here nor to be had.
+      UserError: it is found neither locally nor on the hub.
     """
     path = pathlib.Path(source).expanduser()
     if path.exists():

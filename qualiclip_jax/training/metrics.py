@@ -16,7 +16,7 @@ STEPS, EVALUATIONS = "metrics.jsonl", "evaluations.jsonl"
 
 
 class MetricsWriter:
-    """Appends one JSON object a logged step to `metrics.jsonl`, one an evaluation to `evaluations.jsonl`.
+    """Appends one JSON object per logged step to `metrics.jsonl`, and one per evaluation to `evaluations.jsonl`.
 
     The scalars of both go to TensorBoard too, if it is there.
 

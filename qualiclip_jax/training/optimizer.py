@@ -40,7 +40,7 @@ def schedule(config: ConfigDict, kind: str, multiplier: float, steps: int) -> op
 
 
 def reach(config: ConfigDict, steps: int) -> float:
-    """About how far a weight can move in `steps` steps: those of Adam and Lion are no larger than the learning rate.
+    """About how far a weight can move in `steps` steps: a step of Adam or Lion is no larger than the learning rate.
 
     Infinite for plain gradient descent, where the size of the gradient counts.
     """

@@ -70,7 +70,7 @@ def _in_slurm_step() -> bool:
 
 
 def _connect() -> None:
-    """Connects all devices while all processes are here; CPUs would wait for each other half a minute only."""
+    """Connects all devices while all processes are here: later, CPUs would wait only half a minute for each other."""
     add = jax.pmap(lambda x: jax.lax.psum(x, AXIS), axis_name=AXIS)
     add(np.ones(jax.local_device_count(), np.float32)).block_until_ready()
     from_primary(lambda: None)

@@ -35,7 +35,7 @@ TONES = ("exposure", "white_balance", "saturation")  # factors that leave most e
 
 @dataclasses.dataclass
 class Moments:
-    """Sums over crops, of which ridge regression needs no more.
+    """The sums over crops that ridge regression needs.
 
     Attributes:
       batches: how many have been added.

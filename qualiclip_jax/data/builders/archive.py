@@ -131,7 +131,7 @@ class Archive:
         return [e for e in self._entries.get(tail.rpartition("/")[2], ()) if f"/{e.path.lower()}".endswith(tail)]
 
     def hint(self) -> str:
-        """Which archive there could not be read, to be put behind a message about something missing; else ""."""
+        """Names an archive that could not be read, to end a message about a missing file; "" if there is none."""
         return f" ({self._unreadable[0]})" if self._unreadable else ""
 
     def _find(self, path: str) -> _Entry:
@@ -248,7 +248,7 @@ class Archive:
         return [content[name].reshape(-1) for name in variables]
 
     def _parsed(self, path: str, kind: str, parse: Callable[..., Iterable[T]], *arguments: Any) -> Iterator[T]:
-        """What `parse` makes of a label file; damaged files make other libraries raise nearly every class there is."""
+        """Yields what `parse` reads in a label file; whatever it raises for a damaged one becomes a UserError."""
         data = self._read_labels(path)
         try:
             yield from parse(data, *arguments)

@@ -189,7 +189,7 @@ def _read_images(
 
 
 def _batches(archive: Archive, records: list[Record]) -> Iterator[list[Record]]:
-    """The records, so many at a time that their image files do not fill the memory."""
+    """The records in batches, so small that their image files do not fill the memory."""
     batch: list[Record] = []
     left = _READ_AHEAD_BYTES
     for record in records:
