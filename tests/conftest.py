@@ -6,8 +6,10 @@ import signal
 import sys
 from pathlib import Path
 
-FLAGS = " --xla_force_host_platform_device_count=4 --xla_backend_optimization_level=1"  # compiles a fifth faster
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + FLAGS
+# Four devices, and less optimisation: compiles a fifth faster.
+os.environ["XLA_FLAGS"] = (
+    f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4 --xla_backend_optimization_level=1"
+)
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["MPLBACKEND"] = "Agg"

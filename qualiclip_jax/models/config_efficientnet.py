@@ -139,7 +139,7 @@ class EfficientNetConfig(ImageConfig):
 
     @property
     def bytes_per_pixel(self) -> float:
-        """Memory for activations per pixel, at the peak: the widest map, as it is and padded, and a tenth for the rest."""
+        """Memory for activations per pixel, at the peak: the widest map, as it is and padded, and a tenth more."""
         widest, into = self.stem / 4, self.stem
         for level, (_, stride, expansion, out, _) in enumerate(self.stages, 1):
             widest = max(widest, expansion * into * stride**2 / self.reduction(level) ** 2)
