@@ -1,4 +1,4 @@
-"""How fast images are scored, against the same network in PyTorch eager, timed in turns in one run.
+"""How fast images are scored, against the same network in PyTorch, ONNX Runtime and OpenVINO, in turns in one run.
 
     python benchmarks/score.py                    # all of it: about ten minutes on two cores
     python benchmarks/score.py batch mixed        # parts: batch, mixed, large, huge, start
@@ -7,10 +7,12 @@ batch: 8 images of 224 x 224. mixed: a folder of JPEG files of many sizes, decod
 huge: 100 megapixels, ours only. start: from the command to the first score, with an empty compilation cache and then a
 filled one. The network is CLIP's RN50 with random weights. PyTorch computes one query in the attention pool, as we do
 (with all of them, as in the released code, 12 megapixels take 17 GB). Memory is the peak of a process that does nothing
-else. Without PyTorch (the extra `parity`) only our figures are printed.
+else. The others are those that are installed: PyTorch (eager; the extra `parity`), and our ONNX file in ONNX Runtime
+and OpenVINO (float32; the extra `onnx`, and `pip install openvino`).
 """
 
 import argparse
+import functools
 import importlib.util
 import json
 import os
@@ -31,7 +33,7 @@ COMMON = [(480, 640), (640, 480), (375, 500), (500, 375), (600, 800), (768, 1024
 ROUNDS = 3
 TEMPERATURE = 20.0  # keeps the scores of random weights off 0 and 1, so that their comparison means something
 MEGAPIXELS_12, MEGAPIXELS_100 = (3000, 4000), (8660, 11547)
-HAVE_TORCH = importlib.util.find_spec("torch") is not None
+Scorer = Callable[[np.ndarray], np.ndarray]  # uint8 [N, H, W, 3] -> float32 [N]
 
 
 def photo(height: int, width: int, seed: int) -> np.ndarray:
@@ -72,8 +74,8 @@ def our_model():
     return QualiCLIP(clip, prompts.PAIRS, features, temperature=TEMPERATURE)
 
 
-def torch_scorer(model) -> Callable[[np.ndarray], np.ndarray]:
-    """The same network in PyTorch: uint8 [N, H, W, 3] -> float32 [N]."""
+def torch_scorer(model) -> Scorer:
+    """The same network in PyTorch."""
     import torch
 
     sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "parity"))
@@ -110,6 +112,41 @@ def torch_scorer(model) -> Callable[[np.ndarray], np.ndarray]:
     return score
 
 
+def onnxruntime_scorer(model) -> Scorer:
+    """Our ONNX file in ONNX Runtime."""
+    import onnxruntime
+
+    from qualiclip_jax.export import onnx_file
+
+    session = onnxruntime.InferenceSession(onnx_file.build(model, "RN50").SerializeToString())
+    return lambda images: session.run(["score"], {"images": images})[0]
+
+
+def openvino_scorer(model) -> Scorer:
+    """Our ONNX file in OpenVINO, in float32."""
+    import openvino
+
+    from qualiclip_jax.export import onnx_file
+
+    file = onnx_file.build(model, "RN50").SerializeToString()
+    network = openvino.Core().compile_model(
+        openvino.Core().read_model(file), "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
+    )
+    return lambda images: network({"images": images})["score"]
+
+
+PEERS = {
+    "PyTorch": ("torch", torch_scorer),
+    "onnxruntime": ("onnxruntime", onnxruntime_scorer),
+    "OpenVINO": ("openvino", openvino_scorer),
+}
+
+
+def installed_peers() -> dict[str, Callable[..., Scorer]]:
+    """The peers whose package is there, by name."""
+    return {name: make for name, (package, make) in PEERS.items() if importlib.util.find_spec(package)}
+
+
 def in_turns(ways: dict[str, Callable[[], np.ndarray]]) -> tuple[dict[str, float], dict[str, np.ndarray]]:
     """Times several ways in turns: the median of the seconds, and what came out, of each by its name."""
     times: dict[str, list[float]] = {name: [] for name in ways}
@@ -122,23 +159,22 @@ def in_turns(ways: dict[str, Callable[[], np.ndarray]]) -> tuple[dict[str, float
     return {name: float(np.median(values)) for name, values in times.items()}, found
 
 
-def compare(title: str, images: int, ours: Callable[[], np.ndarray], theirs: Callable[[], np.ndarray] | None) -> None:
-    """Times two ways to the same scores in turns; prints images/s and the ratio of the medians."""
-    median, scores = in_turns({"ours": ours} | ({"PyTorch": theirs} if theirs else {}))
-    line = f"{title:34s} ours {images / median['ours']:7.2f} images/s"
-    if theirs:
-        difference = np.abs(scores["ours"] - scores["PyTorch"]).max()
-        line += f"   PyTorch {images / median['PyTorch']:7.2f}   ratio {median['PyTorch'] / median['ours']:.2f}"
-        line += f"   largest difference of a score {difference:.1e}"
-    print(line, flush=True)
+def compare(title: str, images: int, ways: dict[str, Callable[[], np.ndarray]]) -> None:
+    """Times several ways to the same scores in turns, ours first; prints images/s and ratios of the medians to ours."""
+    median, scores = in_turns(ways)
+    print(f"{title:34s} ours {images / median['ours']:7.2f} images/s", flush=True)
+    for name in [*ways][1:]:
+        difference = np.abs(scores["ours"] - scores[name]).max()
+        line = f"{name:12s} {images / median[name]:7.2f}   ratio {median[name] / median['ours']:.2f}"
+        print(f"{'':34s} {line}   largest difference of a score {difference:.1e}", flush=True)
 
 
-def batch(model, theirs) -> None:
+def batch(model, peers: dict[str, Scorer]) -> None:
     images = np.stack([photo(224, 224, k) for k in range(8)])
-    compare("8 x 224 x 224", 8, lambda: model.score(images), theirs and (lambda: theirs(images)))
+    compare("8 x 224 x 224", 8, {name: functools.partial(way, images) for name, way in all_of(model, peers).items()})
 
 
-def mixed(model, theirs) -> None:
+def mixed(model, peers: dict[str, Scorer]) -> None:
     rng = np.random.default_rng(0)
     sizes = [COMMON[k] for k in rng.integers(len(COMMON), size=24)]
     sizes += [tuple(size) for size in rng.integers(224, 1024, (8, 2)).tolist()]
@@ -146,17 +182,25 @@ def mixed(model, theirs) -> None:
         paths = [f"{folder}/{k}.jpg" for k in range(len(sizes))]
         for k, (path, size) in enumerate(zip(paths, sizes)):
             Image.fromarray(photo(*size, k)).save(path, quality=90)
-        one_by_one = lambda: np.concatenate([theirs(np.array(Image.open(p).convert("RGB"))[None]) for p in paths])
+
+        def one_by_one(score: Scorer) -> np.ndarray:
+            return np.concatenate([score(np.array(Image.open(path).convert("RGB"))[None]) for path in paths])
+
         megapixels = sum(height * width for height, width in sizes) / 1e6
         title = f"{len(sizes)} files, {len(set(sizes))} sizes, {megapixels:.0f} MP"
-        compare(title, len(sizes), lambda: model.score_files(paths), theirs and one_by_one)
+        theirs = {name: functools.partial(one_by_one, score) for name, score in peers.items()}
+        compare(title, len(sizes), {"ours": lambda: model.score_files(paths)} | theirs)
         shapes = len(model._encoder.compiled)
     print(f"{'':34s} in {shapes} compiled shapes")
 
 
-def large(model, theirs) -> None:
-    image = photo(*MEGAPIXELS_12, 0)
-    compare("12 megapixels", 1, lambda: model.score(image), theirs and (lambda: theirs(image[None])))
+def large(model, peers: dict[str, Scorer]) -> None:
+    image = photo(*MEGAPIXELS_12, 0)[None]
+    compare("12 megapixels", 1, {name: functools.partial(way, image) for name, way in all_of(model, peers).items()})
+
+
+def all_of(model, peers: dict[str, Scorer]) -> dict[str, Scorer]:
+    return {"ours": model.score} | peers
 
 
 def peak(which: str, size: tuple[int, int]) -> None:
@@ -179,7 +223,7 @@ def alone(which: str, path: str) -> None:
     if which == "ours":
         score = model.score_files([path])[0]
     else:
-        score = torch_scorer(model)(np.array(Image.open(path).convert("RGB"))[None])[0]
+        score = PEERS[which][1](model)(np.array(Image.open(path).convert("RGB"))[None])[0]
     print(json.dumps({"GiB": peak_memory(), "seconds": time.perf_counter() - start, "score": float(score)}))
 
 
@@ -189,7 +233,7 @@ def peak_memory() -> float:
     return int(next(line for line in status if line.startswith("VmHWM")).split()[1]) / 2**20
 
 
-def start(model, theirs) -> None:
+def start(model) -> None:
     """From the command to the score of one photo on the terminal, twice with the same cache."""
     with tempfile.TemporaryDirectory() as folder:
         model.save(f"{folder}/model")
@@ -219,17 +263,17 @@ def main(argv: list[str]) -> None:
         return alone(*args.alone)
     parts = args.parts or PARTS
     model = our_model()
-    theirs = torch_scorer(model) if HAVE_TORCH else None
+    peers = {name: make(model) for name, make in installed_peers().items()}
     for name, part in (("batch", batch), ("mixed", mixed), ("large", large)):
         if name in parts:
-            part(model, theirs)
+            part(model, peers)
     if "large" in parts:
-        for which in ("ours", *(["PyTorch"] if HAVE_TORCH else [])):
+        for which in ("ours", *installed_peers()):
             peak(which, MEGAPIXELS_12)
     if "huge" in parts:
         peak("ours", MEGAPIXELS_100)
     if "start" in parts:
-        start(model, theirs)
+        start(model)
     return None
 
 
