@@ -37,6 +37,7 @@ def draw_pair(
     crop_size: int,
     min_overlap: float = 0.5,
     scale_range: tuple[float, float] = (1.0, 1.0),
+    short_side: tuple[int, int] = (0, 0),
     flip: bool = True,
     detail: float = 0.0,
     maps: tuple[np.ndarray, ...] = (),
@@ -54,12 +55,14 @@ def draw_pair(
       min_overlap: in [0, 1], share of the side on each axis.
       scale_range: (low, high) of the uniform resize factor, in (0, 1]. Factors too small for the crop to fit are left
         out of the range; a photo smaller than the crop is enlarged just enough.
+      short_side: if above 0, (low, high) of the shorter side in px after resizing, uniform; in place of `scale_range`.
       flip: whether to mirror half of the pairs.
       detail: exponent of the detail, >= 0; 0 draws crops anywhere.
       maps: of `detail.detail_maps`, if `detail` is not 0.
     """
     factor, *uniform, coin = rng.random(6).tolist()
-    low, high = (max(bound, crop_size / min(size)) for bound in scale_range)
+    bounds = [side / min(size) for side in short_side] if short_side[0] else scale_range
+    low, high = (max(bound, crop_size / min(size)) for bound in bounds)
     factor = low + (high - low) * factor
     new_size = tuple(max(crop_size, round(side * factor)) for side in size)
     reach = math.floor(crop_size * (1 - min_overlap) + 1e-9)

@@ -43,9 +43,11 @@ def crop_pairs(
     process_count: int = 1,
     min_overlap: float = 0.5,
     scale_range: tuple[float, float] = (1.0, 1.0),
+    short_side: tuple[int, int] = (0, 0),
     flip: bool = True,
     detail: float = 0.0,
     small: str = "enlarge",
+    values: np.ndarray | None = None,
     threads: int | None = None,
     prefetch: int = 2,
     cache_mb: float = 256,
@@ -66,10 +68,12 @@ def crop_pairs(
       process_count: how many processes share a batch.
       min_overlap: in [0, 1]: the crops overlap by at least this share of the side, on each axis.
       scale_range: each photo is first shrunk by a factor uniform in (low, high), in (0, 1], where the crop still fits.
+      short_side: if above 0, each photo is resized instead so that its shorter side is uniform in (low, high), px.
       flip: mirror half of the pairs, both crops together.
       detail: exponent of the detail by which crops are drawn, see `draw_pair`; 0 draws them anywhere.
       small: what becomes of photos smaller than the crop: "enlarge" (Lanczos, just enough) or "skip". At least one
         must be as large.
+      values: float32 [len(source)], a number for each photo that goes along as `value`; None for none.
       threads: that decode; None is one for each core this process may use, 16 at most.
       prefetch: batches made ready in the background.
       cache_mb: MB (10**6 bytes) of decoded photos kept in memory: the first ones seen, until it is full.
@@ -77,7 +81,7 @@ def crop_pairs(
 
     Returns:
       An iterator of `crops` uint8 [b, 2, crop_size, crop_size, 3] and `example` uint32 [b], the positions in the
-      stream; b = batch_size / process_count. To be closed: `with`, or `close()`.
+      stream, and perhaps `value` float32 [b]; b = batch_size / process_count. To be closed: `with`, or `close()`.
 
     Raises:
       UserError: a field out of range, or no photo as large as the crop; while iterating, if more than 5 % of the photos
@@ -91,8 +95,9 @@ def crop_pairs(
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     threads = threads or min(16, cores)
     draw = partial(
-        draw_pair, crop_size=crop_size, min_overlap=min_overlap, scale_range=scale_range, flip=flip, detail=detail
-    )
+        draw_pair, crop_size=crop_size, min_overlap=min_overlap, scale_range=scale_range, short_side=short_side,
+        flip=flip, detail=detail,
+    )  # fmt: skip
     library = Library(source, crop_size=crop_size, small=small, cache_mb=cache_mb, warn=warn)
 
     share = batch_size // process_count
@@ -104,7 +109,8 @@ def crop_pairs(
         epoch, turn = divmod(position, len(source))
         index, photo = library.usable(int(_order(len(source), seed, epoch)[turn]), rng)
         pair: Pair = draw(rng, photo.shape[:2], maps=library.maps(index, photo) if detail else ())
-        return {"crops": cut_pair(photo, pair, crop_size), "example": np.asarray(position % 2**32, np.uint32)}
+        record = {"crops": cut_pair(photo, pair, crop_size), "example": np.asarray(position % 2**32, np.uint32)}
+        return record if values is None else record | {"value": np.asarray(values[index], np.float32)}
 
     batches = (
         grain.MapDataset.range(start_step * share, sys.maxsize)

@@ -70,6 +70,15 @@ class RatedSet:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def part(self, rows: np.ndarray) -> "RatedSet":
+        """Some of the images, int [n], as a set of the same name."""
+        kept = [int(row) for row in rows]
+        some: dict[str, Any] = {}
+        for name in ("ids", "mos", *_LABELS):
+            values = getattr(self, name)
+            some[name] = values[kept] if isinstance(values, np.ndarray) else values and [values[row] for row in kept]
+        return dataclasses.replace(self, **some, _read=lambda index: self._read(kept[index]))
+
     def image_bytes(self, index: int) -> bytes:
         """The image file as published, undecoded.
 

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from qualiclip_jax.data import store
+from qualiclip_jax.data.rated import RatedSet
 from qualiclip_jax.errors import UserError
 from qualiclip_jax.images import ImageError, decode_image, decode_size, list_images, read_image, read_size
 
@@ -252,6 +253,34 @@ def _read_encoded(builder: Any, split: str) -> tuple[str, Sequence[dict[str, Any
     except ValueError as error:
         raise UserError(f"tfds:{builder.name}: {str(error).splitlines()[0]}") from error
     return "image" if "image" in images else images[0], records
+
+
+class RatedSource:
+    """The images of a rated set, each with a number.
+
+    Args:
+      rated: the set.
+      values: float32 [N].
+    """
+
+    def __init__(self, rated: RatedSet, values: np.ndarray):
+        self._rated, self.values = rated, values
+
+    @property
+    def names(self) -> Sequence[str]:
+        return self._rated.ids
+
+    def __len__(self) -> int:
+        return len(self._rated)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return self._rated.image(index)
+
+    def size(self, index: int) -> tuple[int, int]:
+        return decode_size(self._rated.image_bytes(index), self._rated.ids[index])
+
+    def describe(self) -> str:
+        return f"{len(self)} rated images of {self._rated.name}"
 
 
 class JoinedSource:

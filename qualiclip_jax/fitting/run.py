@@ -19,12 +19,18 @@ from qualiclip_jax import storage
 from qualiclip_jax.data.rated import RatedSet, short_name
 from qualiclip_jax.errors import UserError
 from qualiclip_jax.evaluation import correlation
-from qualiclip_jax.fitting import choice, features, rungs
+from qualiclip_jax.fitting import choice, features, learn, rungs
 from qualiclip_jax.inference.predictor import QualiCLIP
 from qualiclip_jax.progress import Progress
 from qualiclip_jax.storage import StrPath
 
-FEATURES, CHECKPOINT = "features.sqlite", "checkpoints/0"
+FEATURES, CHECKPOINT, TRAINING = "features.sqlite", "checkpoints/0", "training"
+PROMPTS = "prompts"
+METHODS = {  # and the fewest ratings
+    choice.AUTO: min(rung.fewest for rung in rungs.RUNGS.values()),
+    **{name: rung.fewest for name, rung in rungs.RUNGS.items()},
+    PROMPTS: 200,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +59,7 @@ class Fitted:
 
     Attributes:
       model: the model.
-      images: how many ratings it was fitted to.
+      images: how many ratings its scale was fitted to (of learned prompts those that they were not learned from).
       before: SRCC of the starting model's scores with these.
       chosen: which rung was taken, and why.
       tested: on the set's test part; None if the set has none.
@@ -79,40 +85,47 @@ def fit(
       model: what `QualiCLIP.load` takes, or a `QualiCLIP`.
       rated: the ratings; images that share a reference are kept together in cross-validation.
       out: a folder for the checkpoint and for features on the way; a run that was killed goes on from these.
-      method: a rung of `rungs.RUNGS`, or "auto".
+      method: a rung of `rungs.RUNGS`, "auto" for the best of them, or "prompts" for learned prompts.
       seed: of the folds.
 
     Raises:
       UserError: nothing can be learned from the ratings (see `choice.choose`), an image cannot be read, or the folder
         holds a fitted model already or cannot be written.
     """
-    if method not in (choice.AUTO, *rungs.RUNGS):
-        raise UserError(f"no method {method!r}: there are {', '.join((choice.AUTO, *rungs.RUNGS))}")
+    if method not in METHODS:
+        raise UserError(f"no method {method!r}: there are {', '.join(METHODS)}")
     groups = groups_of(rated)
     test = np.array([part == "test" for part in rated.split or [""] * len(rated)])
     train = np.flatnonzero(~test)
     if not len(train):
         raise UserError(f"{rated.name}: all images are of its test part: nothing is left to fit to")
-    choice.check(rated.mos[train], groups[train], rungs.RUNGS[method].fewest if method in rungs.RUNGS else 20)
+    choice.check(rated.mos[train], groups[train], METHODS[method])
+    mos = rated.mos
     with reserved(Path(out)) as folder:
-        start = model if isinstance(model, QualiCLIP) else QualiCLIP.load(model)
-        found = features.extract(start, rated, folder / FEATURES)
-        mos = rated.mos
+        start = judge = model if isinstance(model, QualiCLIP) else QualiCLIP.load(model)
+        found = own = features.extract(start, rated, folder / FEATURES)
+        if method == PROMPTS:
+            if isinstance(model, QualiCLIP):
+                raise UserError("method prompts needs the text encoder: give the model's name or path")
+            judge, train = learn.prompts(model, start, rated, folder / TRAINING, seed)
+            found = features.extract(judge, rated, folder / FEATURES)
+        closed = "scale" if method == PROMPTS else method
         with Progress(len(rungs.RUNGS) if method == choice.AUTO else 1, "cross-validation", "rung") as progress:
             chosen = choice.choose(
-                found.of(train), mos[train], groups[train], method=method, seed=seed, advance=progress.advance
+                found.of(train), mos[train], groups[train], method=closed, seed=seed, advance=progress.advance
             )
-        before = _srcc(found.scores[train], mos[train])
+        before = _srcc(own.scores[train], mos[train])
         facts: dict[str, Any] = {
             "ratings": rated.name,
             "images": len(train),
-            "method": chosen.rating.method,
+            "method": f"{method}, {chosen.rating.method}" if method == PROMPTS else chosen.rating.method,
             "start": start.fingerprint,
             "tried": [dataclasses.asdict(tried) for tried in chosen.table],
         }
-        fitted = dataclasses.replace(start, rating=chosen.rating, provenance=start.provenance | {"fit": facts})
+        fitted = dataclasses.replace(judge, rating=chosen.rating, provenance=judge.provenance | {"fit": facts})
         fitted.save(folder / CHECKPOINT)
-    tested = _tested(found.of(np.flatnonzero(test)), mos[test], chosen) if test.any() else None
+    left = np.flatnonzero(test)
+    tested = _tested(own.scores[left], found.of(left), mos[left], chosen) if len(left) else None
     return Fitted(fitted, len(train), before, chosen, tested, folder / CHECKPOINT)
 
 
@@ -141,11 +154,11 @@ def reserved(out: Path) -> Iterator[Path]:
         yield out
 
 
-def _tested(found: features.Features, mos: np.ndarray, chosen: choice.Chosen) -> Tested:
+def _tested(own: np.ndarray, found: features.Features, mos: np.ndarray, chosen: choice.Chosen) -> Tested:
     predicted = rungs.predict(chosen.rating, found)
     within = np.abs(predicted - mos) <= chosen.rating.half_width
     srcc, plcc, rmse = (f(predicted, mos) for f in (correlation.srcc, correlation.plcc, correlation.rmse))
-    return Tested(len(mos), _srcc(found.scores, mos), srcc, plcc, rmse, float(within.mean()))
+    return Tested(len(mos), _srcc(own, mos), srcc, plcc, rmse, float(within.mean()))
 
 
 def _srcc(x: np.ndarray, y: np.ndarray) -> float:

@@ -13,6 +13,7 @@ from qualiclip_jax.errors import UserError
 from qualiclip_jax.models import backbones, lite, weights
 from qualiclip_jax.models.config import image_config
 from qualiclip_jax.training import optimizer, probe
+from qualiclip_jax.training.ratings import Objective, PromptLearner
 from qualiclip_jax.training.state import Parameters, Recipe, TrainState
 
 RANDOM = "random"
@@ -41,7 +42,7 @@ def build_model(config: ConfigDict) -> models.Model:
         prompt_features = prompts.random_text_features(len(pairs), clip_config.embed_dim, config.seed)
     else:
         try:
-            start = zoo.build(m.weights, prompts=pairs, **changes)
+            start = zoo.build(m.weights, prompts=pairs, text_encoder=bool(config.ratings.source), **changes)
             clip, prompt_features = start.clip, start.prompt_features
             provenance["start"] = start.provenance
         except weights.ClassifierError as error:
@@ -93,7 +94,13 @@ def build_recipe(config: ConfigDict, model: models.Model, steps: int) -> tuple[R
     Raises:
       UserError: if the optimizer's table does not fit the parameters.
     """
-    graphdef, params, *rest = nnx.split(model.clip, nnx.Param, nnx.BatchStat)
+    trained: nnx.Module = model.clip
+    objective = None
+    if config.ratings.source:
+        trained = PromptLearner(model.clip, model.prompts, config.ratings.context, config.seed)
+        weights = {"mse": config.ratings.weight_mse, "plcc": config.ratings.weight_plcc}
+        objective = Objective(model.temperature, model.scored, weights)
+    graphdef, params, *rest = nnx.split(trained, nnx.Param, nnx.BatchStat)
     (batch_stats,) = rest
     recipe = Recipe(
         graphdef=graphdef,
@@ -117,6 +124,7 @@ def build_recipe(config: ConfigDict, model: models.Model, steps: int) -> tuple[R
         ema_decay=config.optimizer.ema_decay,
         accumulate=config.optimizer.accumulate,
         train_batch_norm=config.model.batch_norm == "trained",
+        ratings=objective,
     )
     return recipe, params, batch_stats
 
@@ -126,6 +134,12 @@ def _first_schedule(config: ConfigDict) -> str:
 
 
 def scoring_model(recipe: Recipe, state: TrainState, model: models.Model, provenance: dict[str, Any]) -> models.Model:
-    """The model that a state scores with, everything but the weights taken from `model`."""
-    clip = recipe.merge(state.scoring_params, state.batch_stats)
-    return dataclasses.replace(model, clip=clip, provenance=model.provenance | provenance, rating=None)
+    """The model that a state scores with, everything but the weights (and learned prompts) taken from `model`."""
+    trained = recipe.merge(state.scoring_params, state.batch_stats)
+    clip, features = trained, model.prompt_features
+    if isinstance(trained, PromptLearner):
+        clip, features = trained.clip, jax.device_get(trained.prompt_features())
+        clip.drop_text_encoder()
+    return dataclasses.replace(
+        model, clip=clip, prompt_features=features, provenance=model.provenance | provenance, rating=None
+    )

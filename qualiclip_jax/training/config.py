@@ -43,6 +43,7 @@ def default_config() -> ConfigDict:
     c.data.crop_size = 224  # pixels
     c.data.min_overlap = 0.5  # of the crop's side, in each axis
     c.data.scale_range = (1.0, 1.0)  # each photo is first shrunk by a factor drawn from this range
+    c.data.short_side = (0, 0)  # px: if above 0, photos are resized to a shorter side drawn from this range instead
     c.data.detail = 0.0  # above 0: crops are drawn by this power of the detail in them, 1 or 2; 0 is anywhere
     c.data.flip = True  # both crops together, with probability 1/2
     c.data.small_images = "enlarge"  # or "skip": photos smaller than the crop
@@ -76,6 +77,12 @@ def default_config() -> ConfigDict:
     c.loss.weight_negative = 1.0
     c.loss.weight_across = 0.0  # ours: ranks images against each other by severity, for models from scratch
     c.loss.factors = ()  # what each pair of prompts is ranked by: "all", or factors joined by "+"; () is "all"
+
+    c.ratings = ConfigDict()  # QualiCLIP+: prompts learned from ratings, in place of training on degradations
+    c.ratings.source = ""  # a rated set: its name, or "csv:FILE[@FOLDER]"; "" for none
+    c.ratings.context = 16  # learned tokens in each prompt
+    c.ratings.weight_mse = 1.0  # of scores and ratings normalised to 0..1
+    c.ratings.weight_plcc = 1.0  # of 1 - Pearson's correlation within a batch
 
     c.probe = ConfigDict()  # ours: the projection in closed form before the first step, see training.probe
     c.probe.images = 0  # photos to fit it on; 0 is none
@@ -126,6 +133,29 @@ def recommended_config() -> ConfigDict:
     c.model.compute_dtype = "bfloat16"
     c.optimizer.warmup_steps = 1000
     c.optimizer.clip_norm = 1.0
+    return c
+
+
+def ratings_config(source: str) -> ConfigDict:
+    """QualiCLIP+, with the options published for it; shared by the files in `configs/` and `qualiclip fit`.
+
+    Args:
+      source: the rated set.
+    """
+    c = default_config()
+    c.seed = 123
+    c.epochs = 50.0
+    c.batch_size = 8
+    c.learning_rate = 2e-3  # a cosine to 0 over all steps
+    c.temperature = 2.0
+    c.ratings.source = source
+    c.model.weights = "qualiclip"  # a ResNet: no positional embedding is its default
+    c.data.crop_size = 384
+    c.data.min_overlap = 1.0  # one crop an image
+    c.optimizer.weight_decay = 0.0
+    c.optimizer.parameters = (("context", "cosine", 1.0), (".*", "frozen", 1.0))
+    c.eval.photos = ""
+    c.eval.best = "validation"
     return c
 
 
@@ -201,6 +231,24 @@ def check(config: ConfigDict) -> None:
         "model.position",
         "'none', 'native', 'interpolate' or '' (the backbone's own choice)",
     )
+    short = tuple(config.data.short_side)
+    require(
+        len(short) == 2
+        and all(map(_is_number, short))
+        and 0 <= short[0] <= short[1]
+        and bool(short[0]) == bool(short[1]),
+        "data.short_side",
+        "(low, high) with 0 < low <= high, or (0, 0)",
+    )
+    if config.ratings.source:
+        require(
+            2 <= config.ratings.context <= 64 and config.ratings.context % 2 == 0, "ratings.context", "even, 2 to 64"
+        )
+        require(config.batch_size >= 3, "batch_size", "3 or more with ratings.source: the loss is a correlation")
+        require(config.optimizer.accumulate == 1, "optimizer.accumulate", "1 with ratings.source")
+        require(not config.probe.images, "probe.images", "0 with ratings.source")
+        require(not config.eval.photos, "eval.photos", "'' with ratings.source")
+        require(config.model.batch_norm == "frozen", "model.batch_norm", "'frozen' with ratings.source")
     _check_camera(config, require)
     try:
         groups = len(types_by_group(config.degradations.types or TYPES))

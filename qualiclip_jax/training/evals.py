@@ -14,6 +14,8 @@ from qualiclip_jax.data.rated import RatedSet
 from qualiclip_jax.errors import UserError
 from qualiclip_jax.images import decode_size
 from qualiclip_jax.inference.stream import score_images
+from qualiclip_jax.training import build
+from qualiclip_jax.training.ratings import VALIDATION
 from qualiclip_jax.training.state import Parameters, Recipe, TrainState
 
 if TYPE_CHECKING:
@@ -27,13 +29,14 @@ class Evaluator:
       config: a training config; used are the section `eval` and `temperature`.
       recipe: the constants of the run.
       model: gives prompts and architecture.
+      validation: a further rated set, measured as `srcc/validation`.
 
     Raises:
       UserError: if photos or sets are not there or cannot be read, if a photo is smaller than the crops, if a set's
         opinions are constant or not finite, or if `eval.best` names none of the metrics.
     """
 
-    def __init__(self, config: ConfigDict, recipe: Recipe, model: models.Model):
+    def __init__(self, config: ConfigDict, recipe: Recipe, model: models.Model, validation: RatedSet | None = None):
         from qualiclip_jax.data import pristine
 
         self._config, self._recipe, self._model = config, recipe, model
@@ -41,6 +44,8 @@ class Evaluator:
         if self._photos:
             _check_crop(self._photos, config.eval.crop_size)
         self._rated = {name: _checked(rated.load(name)) for name in config.eval.rated}
+        if validation is not None:
+            self._rated[VALIDATION] = _checked(validation)
 
         @jax.jit
         def score(params: Parameters, batch_stats: Parameters, images: jax.Array) -> jax.Array:
@@ -72,8 +77,8 @@ class Evaluator:
         for name, rated_set in self._rated.items():
             from qualiclip_jax.inference.predictor import QualiCLIP
 
-            clip = self._recipe.merge(params, batch_stats)
-            model = QualiCLIP.of(dataclasses.replace(self._model, clip=clip))
+            state = dataclasses.replace(state, params=params, batch_stats=batch_stats, ema=None)
+            model = QualiCLIP.of(build.scoring_model(self._recipe, state, self._model, {}))
             results[f"srcc/{name}"] = _srcc(model, *rated_set)
         return {name: float(value) for name, value in results.items()}
 

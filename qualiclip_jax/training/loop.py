@@ -14,11 +14,12 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from qualiclip_jax import checkpoint, models, storage
-from qualiclip_jax.data import pristine
-from qualiclip_jax.data.sources import Source
+from qualiclip_jax.data import pristine, rated
+from qualiclip_jax.data.rated import RatedSet
+from qualiclip_jax.data.sources import RatedSource, Source
 from qualiclip_jax.errors import UserError
 from qualiclip_jax.progress import Progress
-from qualiclip_jax.training import build, evals, metrics, optimizer, parallel, pictures, probe, workdir
+from qualiclip_jax.training import build, evals, metrics, optimizer, parallel, pictures, probe, ratings, workdir
 from qualiclip_jax.training import config as config_lib
 from qualiclip_jax.training.signals import StopSignals
 from qualiclip_jax.training.speedometer import Speedometer
@@ -43,13 +44,16 @@ class Result:
     photos: dict[str, int]
 
 
-def train(config: ConfigDict, directory: str | Path, overwrite: bool = False) -> Result:
+def train(
+    config: ConfigDict, directory: str | Path, overwrite: bool = False, rated_set: RatedSet | None = None
+) -> Result:
     """Trains, or goes on from the last checkpoint in `directory`.
 
     Args:
       config: see `training.config.default_config`.
       directory: the working directory; gets what `docs/training.md` lists, e.g. `metrics.jsonl` and `checkpoints/`.
       overwrite: remove an earlier run there first.
+      rated_set: what `config.ratings.source` means, if it is loaded already.
 
     Raises:
       UserError: if a field, the photos, the weights or the directory are not usable, before anything is trained where
@@ -59,12 +63,12 @@ def train(config: ConfigDict, directory: str | Path, overwrite: bool = False) ->
     config_lib.check(config)
     parallel.check_batch(config.batch_size, config.optimizer.accumulate)
     model = build.build_model(config)
-    source = pristine.open_source(config.data.source)
+    source, validation = _images(config, rated_set)
     pristine.require_large_enough(source, config.data.crop_size)
     steps = math.ceil(config.epochs * len(source) / config.batch_size) if config.epochs else config.steps
     recipe, params, batch_stats = build.build_recipe(config, model, steps)
     state = create_state(params, batch_stats, recipe)
-    evaluator = evals.Evaluator(config, recipe, model)
+    evaluator = evals.Evaluator(config, recipe, model, validation)
     saved_bytes = sum(x.nbytes for x in jax.tree.leaves((state, params, batch_stats)))  # to go on, and to score with
     run = _Run(config, directory, model, recipe, evaluator, steps)
     with contextlib.ExitStack() as held, StopSignals() as stop:  # until the last checkpoint is written
@@ -77,6 +81,15 @@ def train(config: ConfigDict, directory: str | Path, overwrite: bool = False) ->
             state = _with_probe(config, directory, model, recipe, source, stop)
         batches = held.enter_context(contextlib.closing(_open_batches(config, source, int(state.step))))
         return run.loop(state, batches, stop)
+
+
+def _images(config: ConfigDict, rated_set: RatedSet | None) -> tuple[Source, RatedSet | None]:
+    """What to train on; and with ratings, the images that pick the best checkpoint."""
+    if not config.ratings.source:
+        return pristine.open_source(config.data.source), None
+    whole = rated.load(config.ratings.source) if rated_set is None else rated_set
+    train, validation = ratings.divided(whole, config.seed)
+    return ratings.source(whole, train), whole.part(validation)
 
 
 def _with_probe(
@@ -120,9 +133,11 @@ def _open_batches(config: ConfigDict, source: Source, step: int, alone: bool = F
         process_count=1 if alone else jax.process_count(),
         min_overlap=config.data.min_overlap,
         scale_range=tuple(config.data.scale_range),
+        short_side=tuple(config.data.short_side),
         flip=config.data.flip,
         detail=config.data.detail,
         small=config.data.small_images,
+        values=source.values if isinstance(source, RatedSource) else None,
         threads=config.data.threads or None,
         cache_mb=config.data.cache_mb,
         warn=lambda line: print(line, file=sys.stderr, flush=True),
@@ -203,7 +218,7 @@ class _Run:
         """Takes the step after `step`; its metrics stay on the device until the next flush."""
         with self.speed.waiting_for_data():
             batch = next(batches)
-        if step == 0:
+        if step == 0 and self.recipe.ratings is None:
             self.draw_examples(batch)
         on_devices = parallel.put_batch(batch)
         if self.speed.flops_per_step is None:
@@ -228,9 +243,12 @@ class _Run:
         row = self.flush(step)[-1] | self.speed.read(step) | metrics.device_memory()
         if self.writer is not None:
             self.writer.write(step, row)
+        speed = f"{row['images_per_second']:.1f} images/s"
+        if self.recipe.ratings is not None:
+            return f"loss {row['loss']:.4f} (mse {row['mse']:.4f} plcc {row['plcc']:.4f})  {speed}"
         return (
             f"loss {row['loss']:.3f} (cons {row['consistency']:.3f} pos {row['positive']:.3f} "
-            f"neg {row['negative']:.3f})  rank {row['rank_accuracy']:.3f}  {row['images_per_second']:.1f} images/s"
+            f"neg {row['negative']:.3f})  rank {row['rank_accuracy']:.3f}  {speed}"
         )
 
     def evaluate(self, step: int, state: TrainState, progress: Progress) -> None:
@@ -325,14 +343,17 @@ def print_header(config: ConfigDict, directory: Path, source: Source, state: Tra
         return
     devices = jax.devices()
     parameters = sum(x.size for x in jax.tree.leaves(state.params))
+    size = config.data.crop_size
     crops = config.batch_size * 2 * config.degradations.levels
+    made = f"{config.batch_size} images x 2 crops x {config.degradations.levels} levels = {crops} crops"
+    if config.ratings.source:
+        made = f"{config.batch_size} rated crops, and the prompts through the text encoder; crops are"
     begin = f"going on from step {int(state.step)}" if int(state.step) else "from the start"
     print(
         f"devices    {len(devices)} x {devices[0].device_kind}, {jax.process_count()} process(es)\n"
         f"model      {config.model.weights}, {parameters / 1e6:.2f} M parameters, {config.model.compute_dtype}\n"
         f"data       {source.describe()}\n"
-        f"step       {config.batch_size} images x 2 crops x {config.degradations.levels} levels = {crops} crops "
-        f"of {config.data.crop_size} x {config.data.crop_size}\n"
+        f"step       {made} of {size} x {size}\n"
         f"run        {steps} steps, {begin}; {directory}",
         flush=True,
     )

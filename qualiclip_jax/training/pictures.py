@@ -35,8 +35,11 @@ def save_degraded_examples(path: Path, crops: np.ndarray, degraded: np.ndarray, 
     storage.write_bytes(path, html.figure_png(figure, dpi=110))
 
 
+PARTS = ("consistency", "positive", "negative", "mse", "plcc")  # of losses
+
+
 def save_curves(path: Path, trained: list[dict[str, Any]], evaluations: list[dict[str, Any]]) -> None:
-    """Draws loss and parts, rank accuracy, similarity per level and evaluations over the steps.
+    """Draws loss and parts and evaluations over the steps; of training on degradations, also how crops are ranked.
 
     Args:
       path: PNG file.
@@ -47,23 +50,16 @@ def save_curves(path: Path, trained: list[dict[str, Any]], evaluations: list[dic
 
     if not trained:
         return
-    steps = [row["step"] for row in trained]
-    figure = Figure(figsize=(11, 6.4), layout="constrained")
-    (loss, accuracy), (similarity, evaluated) = figure.subplots(2, 2)
-    for name in ("loss", "consistency", "positive", "negative"):
+    ranked = "rank_accuracy" in trained[0]
+    figure = Figure(figsize=(11, 6.4 if ranked else 3.4), layout="constrained")
+    axes = figure.subplots(2 if ranked else 1, 2, squeeze=False)
+    steps, loss, evaluated = [row["step"] for row in trained], axes[0, 0], axes[-1, -1]
+    for name in ("loss", *(part for part in PARTS if part in trained[0])):
         loss.plot(steps, [row[name] for row in trained], label=name, linewidth=2 if name == "loss" else 1)
     loss.set(title="Loss and its parts (lower is better)", ylim=(0, None))
     loss.legend(fontsize=8)
-    accuracy.plot(steps, [row["rank_accuracy"] for row in trained], color="tab:green")
-    accuracy.axhline(0.5, color="grey", linestyle=":", linewidth=1)
-    accuracy.set(title="Rank accuracy on training crops (0.5 is chance)", ylim=(0.4, 1.0))
-    levels = len(trained[0]["similarity_positive"])
-    for level in range(levels):
-        shade = 0.85 * (level + 1) / levels
-        quality = [row["similarity_positive"][level] - row["similarity_negative"][level] for row in trained]
-        similarity.plot(steps, quality, color=(shade, 0.2, 1 - shade), label=f"level {level + 1}")
-    similarity.set(title="Positive minus negative similarity (levels should fan out)")
-    similarity.legend(fontsize=8)
+    if ranked:
+        _draw_ranks(axes[0, 1], axes[1, 0], trained)
     names = sorted({name for row in evaluations for name in row} - {"step"})
     for name in names:
         points = [(row["step"], row[name]) for row in evaluations if row[name] is not None]
@@ -72,7 +68,21 @@ def save_curves(path: Path, trained: list[dict[str, Any]], evaluations: list[dic
     evaluated.set(title="Evaluation", ylim=(-1.02, 1.02))
     if names:
         evaluated.legend(fontsize=8)
-    for axis in (loss, accuracy, similarity, evaluated):
+    for axis in axes.flat:
         axis.set_xlabel("step")
         axis.grid(alpha=0.3)
     storage.write_bytes(path, html.figure_png(figure, dpi=110))
+
+
+def _draw_ranks(accuracy: Any, similarity: Any, trained: list[dict[str, Any]]) -> None:
+    """Rank accuracy, and similarity per level, over the steps; each on axes of its own."""
+    steps, levels = [row["step"] for row in trained], len(trained[0]["similarity_positive"])
+    accuracy.plot(steps, [row["rank_accuracy"] for row in trained], color="tab:green")
+    accuracy.axhline(0.5, color="grey", linestyle=":", linewidth=1)
+    accuracy.set(title="Rank accuracy on training crops (0.5 is chance)", ylim=(0.4, 1.0))
+    for level in range(levels):
+        shade = 0.85 * (level + 1) / levels
+        quality = [row["similarity_positive"][level] - row["similarity_negative"][level] for row in trained]
+        similarity.plot(steps, quality, color=(shade, 0.2, 1 - shade), label=f"level {level + 1}")
+    similarity.set(title="Positive minus negative similarity (levels should fan out)")
+    similarity.legend(fontsize=8)

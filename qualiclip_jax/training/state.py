@@ -1,7 +1,7 @@
 """What changes from step to step, and what does not."""
 
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,8 @@ import numpy as np
 import optax
 from flax import nnx, struct
 
-from qualiclip_jax import models
+if TYPE_CHECKING:
+    from qualiclip_jax.training.ratings import Objective
 
 Parameters = nnx.State[Any, Any]  # or statistics: arrays by path
 
@@ -60,6 +61,7 @@ class Recipe:
       ema_decay: 0 for none.
       accumulate: micro-batches a step.
       train_batch_norm: whether BatchNorm layers use and learn batch statistics.
+      ratings: how to learn from ratings, in place of degradations; None for these.
     """
 
     graphdef: nnx.GraphDef[Any]
@@ -80,9 +82,10 @@ class Recipe:
     ema_decay: float = 0.0
     accumulate: int = 1
     train_batch_norm: bool = False
+    ratings: "Objective | None" = None
 
-    def merge(self, params: Parameters, batch_stats: Parameters) -> "models.CLIP":
-        """The model with these weights."""
+    def merge(self, params: Parameters, batch_stats: Parameters) -> Any:
+        """The model with these weights: a `models.CLIP`, or a `ratings.PromptLearner`."""
         return nnx.merge(self.graphdef, params, batch_stats, copy=True)  # a copy: training BatchNorm writes to it
 
 

@@ -11,6 +11,7 @@ from flax import nnx
 from qualiclip_jax import degradations, models, objective, quality
 from qualiclip_jax.degradations import camera
 from qualiclip_jax.degradations.catalog import FACTORS
+from qualiclip_jax.training import ratings
 from qualiclip_jax.training.state import Parameters, Recipe, TrainState
 
 # One stream of random keys for each purpose, folded from the seed.
@@ -221,6 +222,10 @@ def gradients(
     The loss across images compares all of them. With micro-batches it needs a forward pass of its own: similarities
     first, then the gradient with respect to these, which each micro-batch carries on to the parameters.
     """
+    if recipe.ratings is not None:
+        rated_fn = jax.grad(ratings.loss_fn, has_aux=True)
+        gradient, (metrics, batch_stats) = rated_fn(state.params, state.batch_stats, batch, recipe, axis_name)
+        return gradient, metrics, batch_stats
 
     def micro_step(
         batch_stats: Parameters, micro: Batch, across: Across | None = None

@@ -1,0 +1,52 @@
+"""What is learned by gradients from ratings, by the engine of training."""
+
+from pathlib import Path
+
+import numpy as np
+
+from qualiclip_jax.data.rated import RatedSet
+from qualiclip_jax.errors import UserError
+from qualiclip_jax.images import decode_size
+from qualiclip_jax.inference.predictor import QualiCLIP
+from qualiclip_jax.storage import StrPath
+
+CROP = 384  # px, or less where images are smaller
+
+
+def prompts(
+    model: StrPath, start: QualiCLIP, rated_set: RatedSet, directory: Path, seed: int
+) -> tuple[QualiCLIP, np.ndarray]:
+    """Learns prompts (QualiCLIP+), or goes on with that.
+
+    Args:
+      model: what `QualiCLIP.load` takes; it has a text encoder.
+      start: the same, loaded; its pairs of prompts get the learned context.
+      rated_set: the ratings; the test part, if there is one, is left out.
+      directory: of the training run.
+      seed: of the run.
+
+    Returns:
+      The model of the best checkpoint, and the rows of the set that picked it. The prompts were learned from others.
+
+    Raises:
+      UserError: as `training.loop.train`.
+      KeyboardInterrupt: a signal asked to stop; the run can go on.
+    """
+    from qualiclip_jax.training import config as config_lib
+    from qualiclip_jax.training import loop, ratings
+
+    train, validation = ratings.divided(rated_set, seed)
+    sides = [min(decode_size(rated_set.image_bytes(row), rated_set.ids[row])) for row in train]
+    config = config_lib.ratings_config(rated_set.name)
+    config.seed = seed
+    config.model.weights = str(model)
+    config.prompts, config.scored = tuple(text for pair in start.prompts for text in pair), start.scored
+    config.data.crop_size = max(32, min(CROP, *sides))
+    config.eval.every = config.checkpoint.every = -(-len(train) // config.batch_size)  # once an epoch
+    result = loop.train(config, directory, rated_set=rated_set)
+    if result.stopped_by:
+        raise KeyboardInterrupt(f"step {result.step} of learning prompts is saved")
+    try:
+        return QualiCLIP.load(directory), validation
+    except UserError as error:
+        raise UserError(f"the prompts were learned, but {error}") from None
