@@ -12,6 +12,7 @@ METHODS = {
     "scale": "a rising curve from score to rating; the order of images stays (20 ratings or more)",
     "head": "ridge regression on the frozen features, close to the score while ratings are few (20 or more)",
     "prompts": "QualiCLIP+, learned prompts; needs a model with a text encoder, and a GPU (200 or more)",
+    "adapter": "low-rank changes of the image encoder, merged at the end; a GPU (200 or more)",
 }
 
 

@@ -98,5 +98,4 @@ def _ends(x: np.ndarray) -> tuple[float, float]:
 
 def falls(x: np.ndarray, y: np.ndarray) -> bool:
     """Whether ratings fall where scores rise, beyond chance (Spearman, 1 %)."""
-    found = stats.spearmanr(x, y, alternative="less")
-    return bool(found.pvalue < 0.01)
+    return bool(np.ptp(x) > 0 and stats.spearmanr(x, y, alternative="less").pvalue < 0.01)

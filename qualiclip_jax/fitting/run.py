@@ -25,11 +25,11 @@ from qualiclip_jax.progress import Progress
 from qualiclip_jax.storage import StrPath
 
 FEATURES, CHECKPOINT, TRAINING = "features.sqlite", "checkpoints/0", "training"
-PROMPTS = "prompts"
+LEARNED = ("prompts", "adapter")
 METHODS = {  # and the fewest ratings
     choice.AUTO: min(rung.fewest for rung in rungs.RUNGS.values()),
     **{name: rung.fewest for name, rung in rungs.RUNGS.items()},
-    PROMPTS: 200,
+    **dict.fromkeys(LEARNED, 200),
 }
 
 
@@ -59,7 +59,7 @@ class Fitted:
 
     Attributes:
       model: the model.
-      images: how many ratings its scale was fitted to (of learned prompts those that they were not learned from).
+      images: how many ratings its scale was fitted to (of `LEARNED` those that picked the checkpoint).
       before: SRCC of the starting model's scores with these.
       chosen: which rung was taken, and why.
       tested: on the set's test part; None if the set has none.
@@ -85,7 +85,7 @@ def fit(
       model: what `QualiCLIP.load` takes, or a `QualiCLIP`.
       rated: the ratings; images that share a reference are kept together in cross-validation.
       out: a folder for the checkpoint and for features on the way; a run that was killed goes on from these.
-      method: a rung of `rungs.RUNGS`, "auto" for the best of them, or "prompts" for learned prompts.
+      method: a rung of `rungs.RUNGS`, "auto" for the best of them, or one of `LEARNED`.
       seed: of the folds.
 
     Raises:
@@ -104,12 +104,12 @@ def fit(
     with reserved(Path(out)) as folder:
         start = judge = model if isinstance(model, QualiCLIP) else QualiCLIP.load(model)
         found = own = features.extract(start, rated, folder / FEATURES)
-        if method == PROMPTS:
+        if method in LEARNED:
             if isinstance(model, QualiCLIP):
-                raise UserError("method prompts needs the text encoder: give the model's name or path")
-            judge, train = learn.prompts(model, start, rated, folder / TRAINING, seed)
+                raise UserError(f"method {method} trains: give the model's name or path")
+            judge, train = learn.learn(method, model, start, rated, folder / TRAINING, seed)
             found = features.extract(judge, rated, folder / FEATURES)
-        closed = "scale" if method == PROMPTS else method
+        closed = "scale" if method in LEARNED else method
         with Progress(len(rungs.RUNGS) if method == choice.AUTO else 1, "cross-validation", "rung") as progress:
             chosen = choice.choose(
                 found.of(train), mos[train], groups[train], method=closed, seed=seed, advance=progress.advance
@@ -118,7 +118,7 @@ def fit(
         facts: dict[str, Any] = {
             "ratings": rated.name,
             "images": len(train),
-            "method": f"{method}, {chosen.rating.method}" if method == PROMPTS else chosen.rating.method,
+            "method": f"{method}, {chosen.rating.method}" if method in LEARNED else chosen.rating.method,
             "start": start.fingerprint,
             "tried": [dataclasses.asdict(tried) for tried in chosen.table],
         }

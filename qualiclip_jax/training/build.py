@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 import jax
+import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
@@ -13,7 +14,8 @@ from qualiclip_jax.errors import UserError
 from qualiclip_jax.models import backbones, lite, weights
 from qualiclip_jax.models.config import image_config
 from qualiclip_jax.training import optimizer, probe
-from qualiclip_jax.training.ratings import Objective, PromptLearner
+from qualiclip_jax.training.adapters import Adapted
+from qualiclip_jax.training.ratings import PROMPTS, Objective, PromptLearner
 from qualiclip_jax.training.state import Parameters, Recipe, TrainState
 
 RANDOM = "random"
@@ -42,7 +44,7 @@ def build_model(config: ConfigDict) -> models.Model:
         prompt_features = prompts.random_text_features(len(pairs), clip_config.embed_dim, config.seed)
     else:
         try:
-            start = zoo.build(m.weights, prompts=pairs, text_encoder=bool(config.ratings.source), **changes)
+            start = zoo.build(m.weights, prompts=pairs, text_encoder=_learns_prompts(config), **changes)
             clip, prompt_features = start.clip, start.prompt_features
             provenance["start"] = start.provenance
         except weights.ClassifierError as error:
@@ -55,6 +57,10 @@ def build_model(config: ConfigDict) -> models.Model:
         prompt_features = probe.prompt_features(len(pairs), clip.config.embed_dim)
         provenance |= {"random": "none", "probe": config.probe.to_dict()}
     return models.Model(clip, pairs, jax.device_get(prompt_features), config.temperature, provenance, config.scored)
+
+
+def _learns_prompts(config: ConfigDict) -> bool:
+    return bool(config.ratings.source) and config.ratings.method == PROMPTS
 
 
 def _described(m: ConfigDict) -> models.CLIPConfig:
@@ -97,9 +103,13 @@ def build_recipe(config: ConfigDict, model: models.Model, steps: int) -> tuple[R
     trained: nnx.Module = model.clip
     objective = None
     if config.ratings.source:
-        trained = PromptLearner(model.clip, model.prompts, config.ratings.context, config.seed)
-        weights = {"mse": config.ratings.weight_mse, "plcc": config.ratings.weight_plcc}
-        objective = Objective(model.temperature, model.scored, weights)
+        r = config.ratings
+        if r.method == PROMPTS:
+            trained = PromptLearner(model.clip, model.prompts, r.context, config.seed)
+        else:
+            trained = Adapted(model.clip, r.rank, config.seed)
+        weights = {name: r[f"weight_{name}"] for name in ("mse", "plcc", "fidelity")}
+        objective = Objective(model.temperature, model.scored, weights, r.weight_degradations)
     graphdef, params, *rest = nnx.split(trained, nnx.Param, nnx.BatchStat)
     (batch_stats,) = rest
     recipe = Recipe(
@@ -137,9 +147,10 @@ def scoring_model(recipe: Recipe, state: TrainState, model: models.Model, proven
     """The model that a state scores with, everything but the weights (and learned prompts) taken from `model`."""
     trained = recipe.merge(state.scoring_params, state.batch_stats)
     clip, features = trained, model.prompt_features
-    if isinstance(trained, PromptLearner):
-        clip, features = trained.clip, jax.device_get(trained.prompt_features())
+    if isinstance(trained, PromptLearner | Adapted):
+        clip, learned = trained.parts(features)
         clip.drop_text_encoder()
+        features = np.asarray(learned)
     return dataclasses.replace(
         model, clip=clip, prompt_features=features, provenance=model.provenance | provenance, rating=None
     )

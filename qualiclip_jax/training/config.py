@@ -78,11 +78,15 @@ def default_config() -> ConfigDict:
     c.loss.weight_across = 0.0  # ours: ranks images against each other by severity, for models from scratch
     c.loss.factors = ()  # what each pair of prompts is ranked by: "all", or factors joined by "+"; () is "all"
 
-    c.ratings = ConfigDict()  # QualiCLIP+: prompts learned from ratings, in place of training on degradations
+    c.ratings = ConfigDict()  # learning from ratings, in place of degradations
     c.ratings.source = ""  # a rated set: its name, or "csv:FILE[@FOLDER]"; "" for none
-    c.ratings.context = 16  # learned tokens in each prompt
+    c.ratings.method = "prompts"  # QualiCLIP+; or "adapter", low-rank changes of the image encoder
+    c.ratings.context = 16  # prompts: learned tokens in each
+    c.ratings.rank = 4  # adapter
     c.ratings.weight_mse = 1.0  # of scores and ratings normalised to 0..1
     c.ratings.weight_plcc = 1.0  # of 1 - Pearson's correlation within a batch
+    c.ratings.weight_fidelity = 0.0  # of the fidelity loss of all pairs within a batch
+    c.ratings.weight_degradations = 0.0  # adapter: of the objective on degradations, as a regulariser
 
     c.probe = ConfigDict()  # ours: the projection in closed form before the first step, see training.probe
     c.probe.images = 0  # photos to fit it on; 0 is none
@@ -156,6 +160,26 @@ def ratings_config(source: str) -> ConfigDict:
     c.optimizer.parameters = (("context", "cosine", 1.0), (".*", "frozen", 1.0))
     c.eval.photos = ""
     c.eval.best = "validation"
+    return c
+
+
+def adapter_config(source: str) -> ConfigDict:
+    """Low-rank adapters learned from ratings, with the objective on degradations as a regulariser. Ours; not swept.
+
+    Args:
+      source: the rated set.
+    """
+    c = ratings_config(source)
+    c.epochs = 20.0
+    c.learning_rate = 1e-3
+    c.temperature = 1.0
+    c.ratings.method = "adapter"
+    c.ratings.weight_mse = 0.0  # the scale is fitted afterwards
+    c.ratings.weight_fidelity = 1.0
+    c.ratings.weight_degradations = 0.1
+    c.data.crop_size = 224
+    c.data.min_overlap = 0.5
+    c.optimizer.parameters = (("(down|up)/.*", "cosine", 1.0), (".*", "frozen", 1.0))
     return c
 
 
@@ -241,6 +265,13 @@ def check(config: ConfigDict) -> None:
         "(low, high) with 0 < low <= high, or (0, 0)",
     )
     if config.ratings.source:
+        require(config.ratings.method in ("prompts", "adapter"), "ratings.method", "'prompts' or 'adapter'")
+        require(config.ratings.rank >= 1, "ratings.rank", "1 or more")
+        require(
+            config.ratings.method == "adapter" or not config.ratings.weight_degradations,
+            "ratings.weight_degradations",
+            "0 with ratings.method 'prompts'",
+        )
         require(
             2 <= config.ratings.context <= 64 and config.ratings.context % 2 == 0, "ratings.context", "even, 2 to 64"
         )

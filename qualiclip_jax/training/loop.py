@@ -245,7 +245,10 @@ class _Run:
             self.writer.write(step, row)
         speed = f"{row['images_per_second']:.1f} images/s"
         if self.recipe.ratings is not None:
-            return f"loss {row['loss']:.4f} (mse {row['mse']:.4f} plcc {row['plcc']:.4f})  {speed}"
+            parts = (
+                f"{name} {row[name]:.4f}" for name in (*self.recipe.ratings.weights, "degradations") if name in row
+            )
+            return f"loss {row['loss']:.4f} ({' '.join(parts)})  {speed}"
         return (
             f"loss {row['loss']:.3f} (cons {row['consistency']:.3f} pos {row['positive']:.3f} "
             f"neg {row['negative']:.3f})  rank {row['rank_accuracy']:.3f}  {speed}"
@@ -347,7 +350,7 @@ def print_header(config: ConfigDict, directory: Path, source: Source, state: Tra
     crops = config.batch_size * 2 * config.degradations.levels
     made = f"{config.batch_size} images x 2 crops x {config.degradations.levels} levels = {crops} crops"
     if config.ratings.source:
-        made = f"{config.batch_size} rated crops, and the prompts through the text encoder; crops are"
+        made = f"{config.batch_size} rated crops"
     begin = f"going on from step {int(state.step)}" if int(state.step) else "from the start"
     print(
         f"devices    {len(devices)} x {devices[0].device_kind}, {jax.process_count()} process(es)\n"

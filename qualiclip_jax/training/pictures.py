@@ -35,7 +35,7 @@ def save_degraded_examples(path: Path, crops: np.ndarray, degraded: np.ndarray, 
     storage.write_bytes(path, html.figure_png(figure, dpi=110))
 
 
-PARTS = ("consistency", "positive", "negative", "mse", "plcc")  # of losses
+PARTS = ("consistency", "positive", "negative", "mse", "plcc", "fidelity", "degradations")  # of losses
 
 
 def save_curves(path: Path, trained: list[dict[str, Any]], evaluations: list[dict[str, Any]]) -> None:

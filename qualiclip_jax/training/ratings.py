@@ -1,7 +1,6 @@
-"""Learning from ratings: QualiCLIP+, whose prompts carry learned context.
+"""Learning from ratings: QualiCLIP+, whose prompts carry learned context, and adapters of the image encoder.
 
-Everything but the context is frozen. Each step encodes the images and, through the text encoder, the prompts; the loss
-compares scores with ratings that are normalised to [0, 1].
+Everything else is frozen. The loss compares scores with ratings that are normalised to [0, 1].
 """
 
 import dataclasses
@@ -20,6 +19,7 @@ from qualiclip_jax.training.state import Parameters, Recipe
 
 TINY_VARIANCE = 1e-12  # keeps the correlation of constants finite: it is then 0
 VALIDATION = "validation"
+PROMPTS, ADAPTER = "prompts", "adapter"  # what is learned
 FEWEST = 3  # images of a part: fewer have no correlation
 Batch = dict[str, jax.Array]
 
@@ -47,6 +47,14 @@ class PromptLearner(nnx.Module):
         shape = (len(tokens), context, text.width)
         self.context = nnx.Param(normal(0.02)(jax.random.key(seed), shape, jnp.float32))
 
+    def parts(self, _: object) -> tuple[models.CLIP, jax.Array]:
+        """The CLIP, and features of the prompts with their context, float32 [P, 2, D], of unit length.
+
+        Gradients reach the context alone.
+        """
+        frozen = self.frozen()
+        return frozen.clip, frozen.prompt_features()
+
     def prompt_features(self) -> jax.Array:
         """Features of the prompts with their context, float32 [P, 2, D], of unit length."""
         assert self.clip.text is not None
@@ -67,27 +75,42 @@ class Objective:
     Attributes:
       temperature: of the scores.
       scored: as in `models.Model`.
-      weights: of the losses, "mse" and "plcc".
+      weights: of the losses by their names, see `losses`.
+      weight_degradations: of the objective on degradations, computed for the same crops; 0 for none.
     """
 
     temperature: float
     scored: int
     weights: dict[str, float]
+    weight_degradations: float = 0.0
 
 
 def losses(score: jax.Array, rating: jax.Array) -> dict[str, jax.Array]:
-    """Mean squared error, and 1 - Pearson's correlation.
+    """Mean squared error, 1 - Pearson's correlation, and the fidelity loss over all pairs of images.
+
+    The last compares probabilities that one image is better than the other, which follow from the difference of two
+    scores, or two ratings, in standard deviations of the batch (Thurstone).
 
     Args:
       score: float32 [N].
       rating: float32 [N], in [0, 1].
 
     Returns:
-      `mse` and `plcc`, scalars.
+      `mse`, `plcc` and `fidelity`, scalars.
+
+    Source of the fidelity loss: Tsai et al., "FRank" (2007); Zhang, Ma, Zhai and Yang, "Uncertainty-aware blind image
+    quality assessment in the laboratory and wild" (2021).
     """
     x, y = score - score.mean(), rating - rating.mean()
     correlation = (x * y).mean() * jax.lax.rsqrt((x * x).mean() * (y * y).mean() + TINY_VARIANCE)
-    return {"mse": jnp.square(score - rating).mean(), "plcc": 1 - correlation}
+    better, truly = (_preferred(z * jax.lax.rsqrt((z * z).mean() + TINY_VARIANCE)) for z in (x, y))
+    fidelity = 1 - jnp.sqrt(better * truly) - jnp.sqrt((1 - better) * (1 - truly))
+    return {"mse": jnp.square(score - rating).mean(), "plcc": 1 - correlation, "fidelity": fidelity.mean()}
+
+
+def _preferred(z: jax.Array) -> jax.Array:
+    """The probability that image i is preferred to image j, [N, N], within (0, 1): its root has a gradient."""
+    return jnp.clip(jax.scipy.stats.norm.cdf((z[:, None] - z) * 0.5**0.5), 1e-4, 1 - 1e-4)
 
 
 def loss_fn(
@@ -96,7 +119,7 @@ def loss_fn(
     """The objective on rated crops; the losses are over the images of all devices, the same number on each.
 
     Args:
-      params: of a `PromptLearner`.
+      params: of a `PromptLearner`, or of adapters.
       batch_stats: of its BatchNorm layers, frozen.
       batch: `crops` uint8 [b, 2, H, W, 3], the second of each pair not used, and `value` float32 [b].
       recipe: the constants of the run.
@@ -107,12 +130,12 @@ def loss_fn(
     """
     objective = recipe.ratings
     assert objective is not None
-    learner = recipe.merge(params, batch_stats).frozen()
-    features = learner.clip.encode_image(models.normalise(batch["crops"][:, 0].astype(jnp.float32) / 255))
-    attributes = quality.attribute_scores(features, learner.prompt_features(), objective.temperature)
+    clip, prompt_features = recipe.merge(params, batch_stats).parts(recipe.prompt_features)
+    features = clip.encode_image(models.normalise(batch["crops"][:, 0].astype(jnp.float32) / 255))
+    attributes = quality.attribute_scores(features, prompt_features, objective.temperature)
     seen = attributes[:, : objective.scored or None].mean(-1), batch["value"]
     score, rating = seen if axis_name is None else jax.lax.all_gather(seen, axis_name, tiled=True)
-    parts = losses(score, rating)
+    parts = {name: value for name, value in losses(score, rating).items() if objective.weights[name]}
     loss = sum((objective.weights[name] * value for name, value in parts.items()), start=jnp.zeros(()))
     return loss, ({"loss": loss, **parts}, batch_stats)
 

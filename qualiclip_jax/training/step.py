@@ -186,6 +186,20 @@ def loss_fn(
     return loss, (metrics, batch_stats)
 
 
+def rated_loss_fn(
+    params: Parameters, batch_stats: Parameters, batch: Batch, recipe: Recipe, axis_name: str | None
+) -> tuple[jax.Array, tuple[dict[str, jax.Array], Parameters]]:
+    """`ratings.loss_fn`, with the objective on degradations of the same crops as a regulariser if that has a weight."""
+    loss, (metrics, batch_stats) = ratings.loss_fn(params, batch_stats, batch, recipe, axis_name)
+    assert recipe.ratings is not None
+    if recipe.ratings.weight_degradations:
+        images, severities = degrade_batch(batch["crops"], batch["example"], recipe)
+        more, (other, _) = loss_fn(params, batch_stats, images, severities, recipe, axis_name)
+        loss = loss + recipe.ratings.weight_degradations * more
+        metrics = other | metrics | {"loss": loss, "degradations": more}
+    return loss, (metrics, batch_stats)
+
+
 class Across(NamedTuple):
     """The loss across all images of the batch, for a micro-batch that sees only some of them.
 
@@ -223,8 +237,8 @@ def gradients(
     first, then the gradient with respect to these, which each micro-batch carries on to the parameters.
     """
     if recipe.ratings is not None:
-        rated_fn = jax.grad(ratings.loss_fn, has_aux=True)
-        gradient, (metrics, batch_stats) = rated_fn(state.params, state.batch_stats, batch, recipe, axis_name)
+        gradient_fn = jax.grad(rated_loss_fn, has_aux=True)
+        gradient, (metrics, batch_stats) = gradient_fn(state.params, state.batch_stats, batch, recipe, axis_name)
         return gradient, metrics, batch_stats
 
     def micro_step(

@@ -5,12 +5,12 @@ import csv
 import numpy as np
 import pytest
 from PIL import Image
-from small_models import EFFICIENTNET, RESNET, VIT, make_model
 
 from qualiclip_jax import QualiCLIP, cli, evaluate, fit, score
 from qualiclip_jax.evaluation import correlation
 from qualiclip_jax.fitting import features
 from qualiclip_jax.models import Rating
+from tests.inference.small_models import EFFICIENTNET, RESNET, VIT, make_model
 
 COUNT = 60
 FEATURES_FILE = "features.sqlite"

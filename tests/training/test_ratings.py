@@ -5,35 +5,41 @@ import numpy as np
 import pytest
 from flax import nnx
 from PIL import Image
+from scipy import stats
 
-from qualiclip_jax import QualiCLIP, cli, fit, models, prompts
+from qualiclip_jax import QualiCLIP, cli, degradations, fit, prompts
 from qualiclip_jax.data import pristine, rated
 from qualiclip_jax.errors import UserError
 from qualiclip_jax.fitting import run
-from qualiclip_jax.models import CLIP, CLIPConfig, TextConfig, ViTConfig
-from qualiclip_jax.training import build, config, parallel, ratings
+from qualiclip_jax.models import CLIP, CLIPConfig, EfficientNetConfig, ResNetConfig, TextConfig, ViTConfig
+from qualiclip_jax.training import adapters, build, config, parallel, ratings
 from qualiclip_jax.training.state import create_state
 from qualiclip_jax.training.step import train_step
+from tests.training.quick_train import add_noise
 
 TINY = CLIPConfig(
     embed_dim=8,
     image=ViTConfig(layers=1, width=16, heads=2, patch_size=16, image_size=32),
     text=TextConfig(layers=1, width=8, heads=1, vocab_size=prompts.END + 1),
 )
+LITE = EfficientNetConfig(
+    stem=8, channels=(8, 16), layers=(1, 1), kernels=(3, 3), strides=(1, 2), expansions=(1, 2), head=16, pooled=(0, 2)
+)
 PARTS = ["train"] * 32 + ["validation"] * 24 + ["test"] * 8
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A checkpoint with a text encoder, and 64 small images rated by their brightness, in three parts."""
+    """A checkpoint with a text encoder, and 64 small images of a colour, rated by how red it is, in three parts."""
     place = tmp_path_factory.mktemp("ratings")
     clip = CLIP(TINY, rngs=nnx.Rngs(0))
-    QualiCLIP(clip, prompts.PAIRS[:2], prompts.random_text_features(2, 8)).save(place / "start")
+    QualiCLIP(clip, prompts.PAIRS[:2], prompts.random_text_features(2, 8)[:, ::-1], 10.0).save(place / "start")
     rng = np.random.default_rng(0)
     rows = ["image,mos,split"]
     for k, part in enumerate(PARTS):
         level = rng.uniform(20, 230)
-        Image.fromarray(rng.normal(level, 5, (40, 48, 3)).clip(0, 255).astype(np.uint8)).save(place / f"{k}.png")
+        color = np.array([level, 128, 128])
+        Image.fromarray(rng.normal(color, 5, (40, 48, 3)).clip(0, 255).astype(np.uint8)).save(place / f"{k}.png")
         rows.append(f"{k}.png,{1 + level / 60},{part}")
     (place / "my.csv").write_text("\n".join(rows))
     return place
@@ -82,8 +88,8 @@ def test_crops_come_with_the_rating_of_their_image(whole):
     ) as batches:
         batch = next(batches)
     np.testing.assert_array_equal(batch["crops"][:, 0], batch["crops"][:, 1])
-    brightness = batch["crops"].mean((1, 2, 3, 4))
-    assert np.corrcoef(brightness, batch["value"])[0, 1] > 0.99
+    redness = batch["crops"][..., 0].mean((1, 2, 3))
+    assert np.corrcoef(redness, batch["value"])[0, 1] > 0.99
 
 
 def test_several_devices_take_the_step_of_one(place):
@@ -108,34 +114,77 @@ def test_several_devices_take_the_step_of_one(place):
         )
     np.testing.assert_allclose(found[0][1:], found[1][1:], rtol=1e-4)
     np.testing.assert_allclose(found[0][0], found[1][0], atol=1e-4)  # Adam's first step is the sign of the gradient
-    assert models.CLIP is type(model.clip)
+
+
+def test_losses_are_those_of_their_formulas():
+    score, rating = np.random.default_rng(0).random((2, 6), np.float32)
+    found = ratings.losses(jax.numpy.asarray(score), jax.numpy.asarray(rating))
+    z = [(x - x.mean()) / x.std() for x in (score, rating)]
+    p, q = (np.clip(stats.norm.cdf((x[:, None] - x) / np.sqrt(2)), 1e-4, 1 - 1e-4) for x in z)
+    wanted = {
+        "mse": np.mean((score - rating) ** 2),
+        "plcc": 1 - np.corrcoef(score, rating)[0, 1],
+        "fidelity": np.mean(1 - np.sqrt(p * q) - np.sqrt((1 - p) * (1 - q))),
+    }
+    assert found.keys() == wanted.keys()
+    for name, value in wanted.items():
+        np.testing.assert_allclose(found[name], value, rtol=1e-4)
+    constant = jax.grad(lambda x: sum(ratings.losses(x, jax.numpy.asarray(rating)).values()))(jax.numpy.full(6, 0.5))
+    assert np.isfinite(constant).all()
+
+
+@pytest.mark.parametrize(
+    ("image", "count"),
+    [(TINY.image, 4), (ResNetConfig((1, 1, 1, 1), 4, 2, 32), 12), (LITE, 3)],
+    ids=["vit", "resnet", "efficientnet"],
+)
+def test_adapters_add_products_to_the_kernels_and_to_nothing_else(image, count):
+    clip = CLIP(CLIPConfig(embed_dim=8, image=image), rngs=nnx.Rngs(0))
+    adapted = adapters.Adapted(clip, rank=2, seed=0)
+    assert len(adapted.paths) == count
+    before, start = (dict(nnx.to_flat_state(nnx.state(c))) for c in (clip, adapted.parts(None)[0]))
+    assert all(np.array_equal(before[path][...], start[path][...]) for path in before)
+    rng = np.random.default_rng(0)
+    for up in adapted.up:
+        up.set_value(jax.numpy.asarray(rng.normal(size=up.shape), jax.numpy.float32))
+    after = dict(nnx.to_flat_state(nnx.state(adapted.parts(None)[0])))
+    changes = {path: np.asarray(after[path][...]) - np.asarray(before[path][...]) for path in before}
+    assert {path for path, change in changes.items() if change.any()} == {("image", *path) for path in adapted.paths}
+    for path, down, up in zip(adapted.paths, adapted.down, adapted.up):
+        change = changes["image", *path]
+        product = np.einsum("...ir,...ro->...io", np.asarray(down[...]), np.asarray(up[...]))
+        np.testing.assert_allclose(change, product, atol=1e-5)
+        assert np.linalg.matrix_rank(change.reshape(-1, *change.shape[-2:])[0], tol=1e-4) == 2
 
 
 def short(make):
-    """A config of two epochs, evaluated at the start and at the end."""
+    """A config of one epoch."""
 
     def get_config(source):
         c = make(source)
-        c.epochs = 2.0
+        c.epochs = 1.0
         return c
 
     return get_config
 
 
-def test_fit_learns_prompts_and_scales_them(place, tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(run.METHODS, "prompts", 20)
-    monkeypatch.setattr(config, "ratings_config", short(config.ratings_config))
+@pytest.mark.parametrize("method", run.LEARNED)
+def test_fit_learns_and_scales(place, tmp_path, monkeypatch, capsys, method):
+    monkeypatch.setitem(run.METHODS, method, 20)
+    for name in ("ratings_config", "adapter_config"):
+        monkeypatch.setattr(config, name, short(getattr(config, name)))
+    monkeypatch.setattr(degradations, "degrade_pairs", add_noise)  # compiles faster than the 24
     out = tmp_path / "out"
     arguments = ["--checkpoint", place / "start", "--ratings", f"csv:{place / 'my.csv'}", "--out", out]
-    assert cli.run(fit.main, [*map(str, arguments), "--method", "prompts"]) == cli.DONE
+    assert cli.run(fit.main, [*map(str, arguments), "--method", method]) == cli.DONE
     printed = capsys.readouterr().out
     assert "24 ratings of my" in printed
     assert "test part, 8 images: SRCC" in printed
     fitted, start = QualiCLIP.load(out), QualiCLIP.load(place / "start")
     assert fitted.rating is not None
-    assert fitted.temperature == 2.0
-    assert not np.allclose(fitted.prompt_features, start.prompt_features)
-    for found, before in zip(
-        jax.tree.leaves(nnx.state(fitted.clip.image)), jax.tree.leaves(nnx.state(start.clip.image))
-    ):
-        np.testing.assert_array_equal(found, before)
+    encoders = [jax.tree.leaves(nnx.state(model.clip.image)) for model in (fitted, start)]
+    same = all(np.array_equal(*pair) for pair in zip(*encoders, strict=True))
+    prompts_stay = np.allclose(fitted.prompt_features, start.prompt_features)
+    assert (same, prompts_stay, fitted.temperature) == {"prompts": (True, False, 2), "adapter": (False, True, 10)}[
+        method
+    ]
