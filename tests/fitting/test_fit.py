@@ -10,7 +10,7 @@ from qualiclip_jax import QualiCLIP, cli, evaluate, fit, score
 from qualiclip_jax.evaluation import correlation
 from qualiclip_jax.fitting import features
 from qualiclip_jax.models import Rating
-from tests.inference.small_models import EFFICIENTNET, RESNET, VIT, make_model
+from tests.small_models import EFFICIENTNET, RESNET, VIT, make_model
 
 COUNT = 60
 FEATURES_FILE = "features.sqlite"
