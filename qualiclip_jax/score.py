@@ -1,6 +1,7 @@
 """Score image files: python -m qualiclip_jax.score [--checkpoint MODEL] PATH... [--output FILE]"""
 
 import argparse
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -41,17 +42,23 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--maps", action="store_true", help="show in the report where the faults are")
     add("--worst", type=_positive, metavar="N", help="print, report and copy the N lowest only")
     add("--best", type=_positive, metavar="N", help="... the N highest (with --worst, both)")
-    add("--below", type=float, metavar="X", help="... those below X")
-    add("--copy-to", type=Path, metavar="DIR", help="copy these photos there; nothing is overwritten")
-    add("--link-to", type=Path, metavar="DIR", help="hard-link them there")
+    add("--below", type=_number, metavar="X", help="... those below X")
+    where = photos.add_mutually_exclusive_group()
+    where.add_argument("--copy-to", type=Path, metavar="DIR", help="copy these photos there; nothing is overwritten")
+    where.add_argument("--link-to", type=Path, metavar="DIR", help="hard-link them there")
     add("--bursts", action="store_true", help="group photos of one moment that look alike, and rank them")
-    add("--burst-gap", type=_seconds, default=3.0, metavar="S", help="seconds between two of them, at most (3)")
+    add("--burst-gap", type=_seconds, metavar="S", help="seconds between two of them, at most (3)")
     add("--xmp", action="store_true", help="write 1 to 5 stars by percentile into sidecars (PHOTO.xmp)")
     add("--keep-ratings", action="store_true", help="with --xmp: not where there is a rating")
     add = parser.add_argument
     add("-0", "--null", action="store_true", help="the list on standard input is separated by NUL (find -print0)")
     add("--part", type=_part, default=_own_part(), metavar="K/N", help="be one of N processes with the same list")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.keep_ratings and not args.xmp:
+        parser.error("--keep-ratings goes with --xmp")
+    if args.burst_gap is not None and not args.bursts:
+        parser.error("--burst-gap goes with --bursts")
+    return args
 
 
 def _part(text: str) -> tuple[int, int]:
@@ -67,13 +74,20 @@ def _positive(text: str) -> int:
     return int(text)
 
 
-def _seconds(text: str) -> float:
+def _number(text: str) -> float:
     try:
-        seconds = float(text)
+        number = float(text)
     except ValueError:
-        seconds = -1.0
-    if not 0 < seconds < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds")
+        number = math.nan
+    if not math.isfinite(number):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number")
+    return number
+
+
+def _seconds(text: str) -> float:
+    seconds = _number(text)
+    if seconds <= 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
     return seconds
 
 
@@ -101,7 +115,7 @@ def main(argv: Sequence[str]) -> int:
         null=args.null,
         max_side=args.max_side,
         explain=args.explain,
-        bursts=args.burst_gap if args.bursts else None,
+        bursts=(args.burst_gap or 3.0) if args.bursts else None,
         maps=args.maps,
         selection=Selection(args.worst, args.best, args.below),
         copy_to=args.copy_to,

@@ -120,6 +120,10 @@ def test_patterns_and_standard_input(folder, checkpoint, capsys, monkeypatch):
         (["--report", "report.pdf", "{photo}"], "must end in .html"),
         (["--part", "1/2", "{photo}"], "need an --output"),
         (["--part", "3/2", "{photo}"], "not K/N"),
+        (["--keep-ratings", "{photo}"], "goes with --xmp"),
+        (["--burst-gap", "2", "{photo}"], "goes with --bursts"),
+        (["--below", "nan", "{photo}"], "is not a number"),
+        (["--copy-to", "x", "--link-to", "y", "{photo}"], "not allowed with"),
         ([], "PATH"),
     ],
 )
