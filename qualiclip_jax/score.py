@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from qualiclip_jax import cli
-from qualiclip_jax.errors import printable
+from qualiclip_jax.errors import UserError, printable
 
+SHARDS = (".tar", ".parquet")
 HINT = "scores go from 0 to 1, higher is better"
 
 
@@ -21,13 +22,19 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         epilog="Exit status: 0 all files scored, 2 some not, 1 none.",
     )
     add = parser.add_argument
-    add("paths", nargs="+", metavar="PATH", help="image, folder (with all below), pattern, or - for a list")
+    add(
+        "paths",
+        nargs="+",
+        metavar="PATH",
+        help="image, folder (with all below), pattern, or - for a list; or shards, .tar or .parquet, as paths or URLs "
+        "('s3://bucket/{0000..0999}.tar')",
+    )
     add(
         "--checkpoint",
         metavar="MODEL",
         help="a name (`qualiclip models` lists them), path or hub repository (default: tiny)",
     )
-    add("--output", type=Path, metavar="FILE", help="a .csv, .jsonl or .parquet; repeat to go on")
+    add("--output", metavar="FILE", help="a .csv, .jsonl or .parquet; of shards, a folder; repeat to go on")
     add("--attributes", action="store_true", help="also a score for sharpness, noise, resolution ...")
     add("--report", type=Path, metavar="FILE", help="also a page of thumbnails sorted by score, .html")
     add(
@@ -100,6 +107,8 @@ def _own_part() -> tuple[int, int]:
 def main(argv: Sequence[str]) -> int:
     """Scores files; see `--help`. Returns an exit status."""
     args = parse(argv)
+    if any(path.lower().endswith(SHARDS) for path in args.paths):
+        return _score_shards(args)
 
     from qualiclip_jax.inference import scoring  # slow to import: not before --help
     from qualiclip_jax.inference.selection import Selection
@@ -107,7 +116,7 @@ def main(argv: Sequence[str]) -> int:
     outcome = scoring.score_arguments(
         args.paths,
         args.checkpoint,
-        output=args.output,
+        output=None if args.output is None else Path(args.output),
         report=args.report,
         attributes=args.attributes,
         part=args.part,
@@ -131,6 +140,26 @@ def main(argv: Sequence[str]) -> int:
     if outcome.failed == outcome.undone == 0:
         return cli.DONE
     return cli.IN_PART if outcome.scored or outcome.rows is None else cli.FAILED
+
+
+def _score_shards(args: argparse.Namespace) -> int:
+    from qualiclip_jax.inference import shards
+    from qualiclip_jax.inference.predictor import QualiCLIP
+
+    if others := [path for path in args.paths if not path.lower().endswith(SHARDS)]:
+        raise UserError(f"{others[0]} is no shard, and others are: score them one after the other")
+    if args.output is None:
+        raise UserError("shards need an --output: a folder, where each gets a table of its own")
+    photographers = ("report", "sort", "max_side", "explain", "maps", "worst", "best", "below", "copy_to", "link_to")
+    for name in (*photographers, "bursts", "xmp", "null"):
+        if getattr(args, name) not in (None, False):
+            raise UserError(f"--{name.replace('_', '-')} is not for shards")
+    model = QualiCLIP.load(args.checkpoint or "tiny")
+    outcome = shards.score_shards(model, args.paths, args.output, attributes=args.attributes, part=args.part)
+    print(f"wrote {printable(args.output)}: {shards.summary(outcome)}; {HINT}", file=sys.stderr)
+    if not outcome.failed and not outcome.broken:
+        return cli.DONE
+    return cli.IN_PART if outcome.scored or outcome.earlier else cli.FAILED
 
 
 if __name__ == "__main__":

@@ -84,7 +84,7 @@ def score_files(
     done = {i for i, row in enumerate(rows) if row.score is not None}
     at = [size if isinstance(size, ImageError) else shrunk_size(size, max_side) for size in sizes]
     for scored in score_images(model, at, lambda i: shrunk(read_image(rows[i].path), max_side), done):
-        row, size = _filled(rows[scored.index], scored, len(model.prompts)), sizes[scored.index]
+        row, size = filled(rows[scored.index], scored, len(model.prompts)), sizes[scored.index]
         yield row if max_side is None or isinstance(size, ImageError) else _of_size(row, size)
 
 
@@ -115,7 +115,8 @@ def _size(row: Row) -> Size:
     return read_size(row.path)
 
 
-def _filled(row: Row, scored: Scored, pairs: int) -> Row:
+def filled(row: Row, scored: Scored, pairs: int) -> Row:
+    """A row with what came out for its image; `pairs` is the number of antonym pairs."""
     if scored.size is not None:
         row = dataclasses.replace(row, height=scored.size[0], width=scored.size[1])
     if scored.outputs is None:
