@@ -23,6 +23,7 @@ DONE, FAILED, IN_PART, INTERRUPTED = 0, 1, 2, 130
 COMMANDS = {
     "train": "train on pristine images",
     "score": "score image files",
+    "select": "choose images by their scores",
     "fit": "fit a model to ratings of your own",
     "map": "draw where a photo is good and where it is not",
     "evaluate": "correlation with human opinion, and the synthetic benchmark",

@@ -5,6 +5,7 @@ with the shards that have none, and loses one at most. Memory does not grow with
 them is read while the one before is scored.
 """
 
+import contextlib
 import dataclasses
 import itertools
 import re
@@ -102,9 +103,16 @@ def members(shard: str) -> Iterator[Member]:
     Raises:
       UserError: the shard cannot be read, ends early, or has no images.
     """
+    with reading(shard) as file:
+        yield from _of_tar(file) if shard.lower().endswith(".tar") else _of_parquet(file, shard)
+
+
+@contextlib.contextmanager
+def reading(shard: str) -> Iterator[BinaryIO]:
+    """Opens a shard; whatever is wrong with reading it becomes a UserError that names it."""
     try:
         with fsspec.open(shard, "rb") as file:
-            yield from _of_tar(file) if shard.lower().endswith(".tar") else _of_parquet(file, shard)
+            yield file
     except UserError:
         raise
     except FileNotFoundError:
