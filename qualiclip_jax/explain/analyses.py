@@ -223,13 +223,14 @@ def _gradcam(args: argparse.Namespace) -> dict[str, bytes]:
     before = args.baseline or before_training(after)
     models = {"before": before, "after": after} if before else {"": after}
     loaded: dict[str, QualiCLIP] = {label: QualiCLIP.load(name) for label, name in models.items()}
+    explain = {label: gradcam(model) for label, model in loaded.items()}
     paths = collect(args.images)[0][: args.most]
     sections = []
     for path in track(paths, len(paths), "Grad-CAM", "photo"):
         image = shrunk(read_image(path), _SIDE)
         shots = [{"uri": html.thumbnail_uri(image, _SIDE), "text": "the photo"}]
-        for label, model in loaded.items():
-            for name, found in zip(("positive", "negative"), gradcam(model, image)):
+        for label in loaded:
+            for name, found in zip(("positive", "negative"), explain[label](image)):
                 text = f"{label}, {name} prompts" if label else f"{name} prompts"
                 shots.append({"uri": html.thumbnail_uri(over(image, found), _SIDE), "text": text})
         scores = ", ".join(f"{label or 'score'} {model.score(image)[0]:.3f}" for label, model in loaded.items())
@@ -257,14 +258,15 @@ def _gmad(args: argparse.Namespace) -> dict[str, bytes]:
         raise UserError(f"--dataset {args.dataset}: {len(images.ids)} images; gmad needs {gmad.FEWEST} or more")
     contestants = [as_contestant(name, args.out / "cache") for name in args.models]
     scores = [contestant.scores(images, name) for contestant, name in zip(contestants, args.models)]
+    models = [str(contestant.facts["name"]) for contestant in contestants]
     sections, rows = [], []
     for defender, attacker in ((0, 1), (1, 0)):
-        names = (args.models[defender], args.models[attacker])
+        names = (models[defender], models[attacker])
         pairs = []
         for pair in gmad.pairs(scores[defender], scores[attacker], args.levels):
             cards = []
             for index, word in ((pair.better, "better"), (pair.worse, "worse")):
-                beside = ", ".join(f"{name} {values[index]:.3f}" for name, values in zip(args.models, scores))
+                beside = ", ".join(f"{name} {values[index]:.3f}" for name, values in zip(models, scores))
                 text = f"{word} to {names[1]}: {beside}; opinion {images.mos[index]:.2f}"
                 with contextlib.suppress(UserError):  # a table may be judged without the images
                     cards.append(
@@ -282,10 +284,10 @@ def _gmad(args: argparse.Namespace) -> dict[str, bytes]:
         sections.append({"title": f"Equal to {names[0]}, different to {names[1]}", "pairs": pairs, "shots": []})
     head = ("defender", "attacker", "level", "better", "worse", "defender_gap", "attacker_gap", "opinion_difference")
     about = (
-        f"{len(images.ids)} images of {args.dataset}. Each pair is nearly equal to one model, and as different as can "
-        "be to the other: one of them is wrong, and a look tells which."
+        f"{len(images.ids)} images of {rated.short_name(images.name)}. Each pair is nearly "
+        "equal to one model, and as different as can be to the other: one of them is wrong, and a look tells which."
     )
     return {
         "gmad.csv": tabular.to_csv(head, rows),
-        "gmad.html": _page("gmad", f"{args.models[0]} against {args.models[1]}", about, sections=sections),
+        "gmad.html": _page("gmad", f"{models[0]} against {models[1]}", about, sections=sections),
     }

@@ -72,12 +72,13 @@ def embedding_figure(points: np.ndarray, kinds: Sequence[str], levels: np.ndarra
     Returns:
       A matplotlib figure.
     """
-    import matplotlib
+    import matplotlib.colors
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 5), layout="constrained")
     by_kind, by_level = figure.subplots(1, 2, sharex=True, sharey=True)
     ink = matplotlib.rcParams["text.color"]
+    on_dark = matplotlib.colors.to_rgb(matplotlib.rcParams["axes.facecolor"])[0] < 0.5
     names = [name for name in dict.fromkeys(kinds) if name != "pristine"]
     chosen = np.array(kinds)
     for name, color, marker in zip(names, COLORS, MARKERS):
@@ -88,7 +89,9 @@ def embedding_figure(points: np.ndarray, kinds: Sequence[str], levels: np.ndarra
     by_kind.scatter(*points[chosen == "pristine"].T, s=42, color=ink, marker="*", linewidths=0, label="pristine")
     by_kind.set_title("by group of degradations")
     by_kind.legend(frameon=False, fontsize=8, markerscale=1.4, loc="center left", bbox_to_anchor=(1, 0.5))
-    shown = by_level.scatter(*points.T, s=16, c=levels, cmap="viridis_r", vmin=0, vmax=5, linewidths=0, alpha=0.85)
+    shown = by_level.scatter(
+        *points.T, s=16, c=levels, cmap="viridis" if on_dark else "viridis_r", vmin=0, vmax=5, linewidths=0, alpha=0.85
+    )
     by_level.set_title("by level")
     figure.colorbar(shown, ax=by_level, ticks=range(6), label="level (0 is pristine)")
     for axis in (by_kind, by_level):

@@ -5,6 +5,7 @@ the last activations that have a place in the image: what reaches the pool of a 
 EfficientNet, the patches before the last block of a ViT.
 """
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import jax
@@ -21,18 +22,18 @@ if TYPE_CHECKING:
     from qualiclip_jax.models import Model
 
 
-def gradcam(model: "Model", image: np.ndarray) -> np.ndarray:
-    """Grad-CAM of an image against the positive and against the negative prompts.
+def gradcam(model: "Model") -> Callable[[np.ndarray], np.ndarray]:
+    """A function that gives Grad-CAM of an image against the positive and against the negative prompts.
 
     What is explained is the cosine of the image's features and the prompt's, its mean over the pairs that make the
     score.
 
     Args:
       model: the model.
-      image: uint8 [H, W, 3].
 
     Returns:
-      float32 [2, h, w], positive prompts first: 0 where nothing pulls towards them, 1 where most does.
+      A function of an image uint8 [H, W, 3] that gives float32 [2, h, w], positive prompts first: 0 where nothing pulls
+      towards them, 1 where most does.
     """
     encoder, prompts = model.clip.image, jnp.asarray(model.prompt_features)
     scored = model.scored or len(model.prompts)
@@ -60,8 +61,11 @@ def gradcam(model: "Model", image: np.ndarray) -> np.ndarray:
         weights = slopes.mean((2, 3), keepdims=True)
         return jax.nn.relu((weights * activations).sum(-1))[:, 0]
 
-    found = np.asarray(explain(jnp.asarray(image)), np.float32)
-    return found / np.maximum(found.max((1, 2), keepdims=True), 1e-12)
+    def maps(image: np.ndarray) -> np.ndarray:
+        found = np.asarray(explain(jnp.asarray(image)), np.float32)
+        return found / np.maximum(found.max((1, 2), keepdims=True), 1e-12)
+
+    return maps
 
 
 def over(image: np.ndarray, found: np.ndarray) -> np.ndarray:

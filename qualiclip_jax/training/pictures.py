@@ -56,7 +56,7 @@ def save_curves(path: Path, trained: list[dict[str, Any]], evaluations: list[dic
     steps, loss, evaluated = [row["step"] for row in trained], axes[0, 0], axes[-1, -1]
     for name in ("loss", *(part for part in PARTS if part in trained[0])):
         loss.plot(steps, [row[name] for row in trained], label=name, linewidth=2 if name == "loss" else 1)
-    loss.set(title="Loss and its parts (lower is better)", ylim=(0, None))
+    loss.set(title="Loss and its parts (lower is better)", ylim=(0, None), ylabel="loss")
     loss.legend(fontsize=8)
     if ranked:
         _draw_ranks(axes[0, 1], axes[1, 0], trained)
@@ -65,7 +65,7 @@ def save_curves(path: Path, trained: list[dict[str, Any]], evaluations: list[dic
         points = [(row["step"], row[name]) for row in evaluations if row[name] is not None]
         label = "synthetic: level-score SRCC (best -1)" if name == "synthetic" else name
         evaluated.plot(*zip(*points) if points else ([], []), marker="o", label=label)
-    evaluated.set(title="Evaluation", ylim=(-1.02, 1.02))
+    evaluated.set(title="Evaluation", ylim=(-1.02, 1.02), ylabel="correlation")
     if names:
         evaluated.legend(fontsize=8)
     for axis in axes.flat:
@@ -76,13 +76,16 @@ def save_curves(path: Path, trained: list[dict[str, Any]], evaluations: list[dic
 
 def _draw_ranks(accuracy: Any, similarity: Any, trained: list[dict[str, Any]]) -> None:
     """Rank accuracy, and similarity per level, over the steps; each on axes of its own."""
+    from matplotlib import colormaps
+
     steps, levels = [row["step"] for row in trained], len(trained[0]["similarity_positive"])
     accuracy.plot(steps, [row["rank_accuracy"] for row in trained], color="tab:green")
     accuracy.axhline(0.5, color="grey", linestyle=":", linewidth=1)
-    accuracy.set(title="Rank accuracy on training crops (0.5 is chance)", ylim=(0.4, 1.0))
+    accuracy.set(title="Rank accuracy on training crops (0.5 is chance)", ylim=(0.4, 1.0), ylabel="share in order")
     for level in range(levels):
-        shade = 0.85 * (level + 1) / levels
+        style = {"color": colormaps["viridis"](0.9 * level / max(1, levels - 1)), "marker": "osD^v"[level % 5]}
+        style |= {"markevery": max(1, len(steps) // 12), "markersize": 4}  # told apart without colours, too
         quality = [row["similarity_positive"][level] - row["similarity_negative"][level] for row in trained]
-        similarity.plot(steps, quality, color=(shade, 0.2, 1 - shade), label=f"level {level + 1}")
-    similarity.set(title="Positive minus negative similarity (levels should fan out)")
+        similarity.plot(steps, quality, label=f"level {level + 1}", **style)
+    similarity.set(title="Positive minus negative similarity (levels should fan out)", ylabel="similarity")
     similarity.legend(fontsize=8)
