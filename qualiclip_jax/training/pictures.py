@@ -83,7 +83,10 @@ def _draw_ranks(accuracy: Any, similarity: Any, trained: list[dict[str, Any]]) -
     accuracy.axhline(0.5, color="grey", linestyle=":", linewidth=1)
     accuracy.set(title="Rank accuracy on training crops (0.5 is chance)", ylim=(0.4, 1.0), ylabel="share in order")
     for level in range(levels):
-        style = {"color": colormaps["viridis"](0.9 * level / max(1, levels - 1)), "marker": "osD^v"[level % 5]}
+        style: dict[str, Any] = {
+            "color": colormaps["viridis"](0.9 * level / max(1, levels - 1)),
+            "marker": "osD^v"[level % 5],
+        }
         style |= {"markevery": max(1, len(steps) // 12), "markersize": 4}  # told apart without colours, too
         quality = [row["similarity_positive"][level] - row["similarity_negative"][level] for row in trained]
         similarity.plot(steps, quality, label=f"level {level + 1}", **style)
