@@ -15,7 +15,7 @@ from qualiclip_jax.errors import UserError
 from qualiclip_jax.export.graph import Graph
 from qualiclip_jax.models import depthwise
 from qualiclip_jax.models.clip import CLIP
-from qualiclip_jax.models.config import CLIPConfig, ViTConfig
+from qualiclip_jax.models.clip_config import CLIPConfig, ViTConfig
 from qualiclip_jax.models.config_efficientnet import EfficientNetConfig
 from qualiclip_jax.models.efficientnet import VARIANCE_EPS, EfficientNet, Unit
 from qualiclip_jax.models.encoder import ImageEncoder

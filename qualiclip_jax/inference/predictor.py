@@ -15,7 +15,7 @@ from qualiclip_jax import checkpoint, compilation, models, zoo
 from qualiclip_jax.errors import UserError
 from qualiclip_jax.images import ImageError
 from qualiclip_jax.inference import buckets, engine, files, inputs, machine
-from qualiclip_jax.inference.encoder import Encoder
+from qualiclip_jax.inference.compiled import Encoder
 from qualiclip_jax.storage import StrPath
 
 if TYPE_CHECKING:

@@ -2,7 +2,7 @@
 
 from qualiclip_jax.models import backbones, convert
 from qualiclip_jax.models.clip import CLIP
-from qualiclip_jax.models.config import CLIPConfig, ResNetConfig, TextConfig, ViTConfig
+from qualiclip_jax.models.clip_config import CLIPConfig, ResNetConfig, TextConfig, ViTConfig
 from qualiclip_jax.models.config_base import ImageConfig
 from qualiclip_jax.models.config_efficientnet import EfficientNetConfig
 from qualiclip_jax.models.fold import fold_batch_norm

@@ -5,7 +5,7 @@ import importlib.util
 import pathlib
 
 from qualiclip_jax.errors import UserError
-from qualiclip_jax.models.config import CLIPConfig, ResNetConfig, TextConfig, ViTConfig
+from qualiclip_jax.models.clip_config import CLIPConfig, ResNetConfig, TextConfig, ViTConfig
 
 
 @dataclasses.dataclass(frozen=True)

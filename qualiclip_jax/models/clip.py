@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from qualiclip_jax.errors import UserError
-from qualiclip_jax.models.config import CLIPConfig, ResNetConfig, ViTConfig
+from qualiclip_jax.models.clip_config import CLIPConfig, ResNetConfig, ViTConfig
 from qualiclip_jax.models.config_base import ImageConfig
 from qualiclip_jax.models.config_efficientnet import EfficientNetConfig
 from qualiclip_jax.models.efficientnet import EfficientNet

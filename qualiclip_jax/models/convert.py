@@ -15,7 +15,7 @@ from flax import nnx
 
 from qualiclip_jax.errors import UserError
 from qualiclip_jax.models.clip import CLIP
-from qualiclip_jax.models.config import CLIPConfig, ResNetConfig, ViTConfig
+from qualiclip_jax.models.clip_config import CLIPConfig, ResNetConfig, ViTConfig
 from qualiclip_jax.models.infer import infer_config
 from qualiclip_jax.models.tree import Skeleton, check_shapes, to_pure
 

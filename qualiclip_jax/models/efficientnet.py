@@ -12,7 +12,7 @@ import numpy as np
 from flax import nnx
 
 from qualiclip_jax.models import depthwise
-from qualiclip_jax.models.config import CLIPConfig
+from qualiclip_jax.models.clip_config import CLIPConfig
 from qualiclip_jax.models.config_efficientnet import EfficientNetConfig
 from qualiclip_jax.models.encoder import Area, ImageEncoder, run
 from qualiclip_jax.models.layers import BatchNorm, normal

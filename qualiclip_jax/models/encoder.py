@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from qualiclip_jax.models.config import CLIPConfig
+from qualiclip_jax.models.clip_config import CLIPConfig
 from qualiclip_jax.models.layers import BatchNorm
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from qualiclip_jax.errors import UserError
 from qualiclip_jax.models.backbones import TABLE
-from qualiclip_jax.models.config import CLIPConfig, ResNetConfig, TextConfig, ViTConfig
+from qualiclip_jax.models.clip_config import CLIPConfig, ResNetConfig, TextConfig, ViTConfig
 
 Shapes = Mapping[str, tuple[int, ...]]
 

@@ -13,7 +13,7 @@ from flax import nnx
 from jax.export import is_symbolic_dim
 from jax.typing import DTypeLike
 
-from qualiclip_jax.models.config import ATTENTION_SLICE, TransformerConfig
+from qualiclip_jax.models.clip_config import ATTENTION_SLICE, TransformerConfig
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),

@@ -12,7 +12,7 @@ import numpy as np
 
 from qualiclip_jax.errors import UserError
 from qualiclip_jax.models.clip import CLIP
-from qualiclip_jax.models.config import CLIPConfig
+from qualiclip_jax.models.clip_config import CLIPConfig
 from qualiclip_jax.models.config_efficientnet import EfficientNetConfig
 from qualiclip_jax.models.efficientnet import VARIANCE_EPS
 from qualiclip_jax.models.tree import Skeleton, check_shapes

@@ -4,7 +4,7 @@
 
 from typing import Any
 
-from qualiclip_jax.models.config import CLIPConfig, ResNetConfig, TextConfig, ViTConfig
+from qualiclip_jax.models.clip_config import CLIPConfig, ResNetConfig, TextConfig, ViTConfig
 from qualiclip_jax.models.config_base import ImageConfig
 
 # What transformers.CLIPConfig assumes where a config.json is silent.

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from qualiclip_jax.models.config import CLIPConfig, ResNetConfig
+from qualiclip_jax.models.clip_config import CLIPConfig, ResNetConfig
 from qualiclip_jax.models.encoder import Area, ImageEncoder, run
 from qualiclip_jax.models.layers import BatchNorm, normal
 from qualiclip_jax.models.position import grid_embedding

@@ -9,7 +9,7 @@ from flax import nnx
 
 from qualiclip_jax.errors import UserError
 from qualiclip_jax.models.clip import CLIP
-from qualiclip_jax.models.config import CLIPConfig
+from qualiclip_jax.models.clip_config import CLIPConfig
 from qualiclip_jax.models.layers import without_values
 
 Shape = tuple[int, ...]

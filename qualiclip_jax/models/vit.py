@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from qualiclip_jax.models.config import CLIPConfig, ViTConfig
+from qualiclip_jax.models.clip_config import CLIPConfig, ViTConfig
 from qualiclip_jax.models.encoder import ImageEncoder
 from qualiclip_jax.models.layers import Transformer, normal
 from qualiclip_jax.models.position import grid_embedding

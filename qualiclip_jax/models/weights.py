@@ -18,7 +18,7 @@ from qualiclip_jax import download
 from qualiclip_jax.errors import UserError
 from qualiclip_jax.models import backbones, lite, published
 from qualiclip_jax.models.clip import CLIP
-from qualiclip_jax.models.config import CLIPConfig
+from qualiclip_jax.models.clip_config import CLIPConfig
 from qualiclip_jax.models.convert import from_state_dict
 from qualiclip_jax.models.torch_file import read_torch
 

@@ -12,7 +12,7 @@ from qualiclip_jax import degradations, download, models, prompts, zoo
 from qualiclip_jax.degradations.catalog import factor_matrix
 from qualiclip_jax.errors import UserError
 from qualiclip_jax.models import backbones, lite, weights
-from qualiclip_jax.models.config import image_config
+from qualiclip_jax.models.clip_config import image_config
 from qualiclip_jax.training import optimizer, probe
 from qualiclip_jax.training.adapters import Adapted
 from qualiclip_jax.training.ratings import PROMPTS, Objective, PromptLearner

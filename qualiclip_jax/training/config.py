@@ -53,7 +53,7 @@ def default_config() -> ConfigDict:
     c.model = ConfigDict()
     c.model.weights = ""  # Hugging Face repository, directory, file, "efficientnet-lite0"; "random": from scratch
     c.model.backbone = ""  # a name of models.backbones, needed with random weights only (or give `image`)
-    c.model.image = ConfigDict()  # an image encoder of your own: fields of a config in models.config, and its kind
+    c.model.image = ConfigDict()  # an image encoder of your own: fields of a config in models.clip_config, and its kind
     c.model.embed_dim = 0  # of your own encoder
     c.model.position = ""  # "none", "native" or "interpolate"; "" is the backbone's own choice
     c.model.compute_dtype = "float32"  # or "bfloat16"; parameters are float32 always

@@ -11,7 +11,7 @@ from safetensors.numpy import save_file
 from qualiclip_jax import checkpoint, degradations, models, prompts, train, zoo
 from qualiclip_jax.errors import UserError
 from qualiclip_jax.models import lite
-from qualiclip_jax.models.config import image_config
+from qualiclip_jax.models.clip_config import image_config
 from qualiclip_jax.models.tree import Skeleton
 from qualiclip_jax.training import build, loop
 from tests.training.quick_train import add_noise
