@@ -42,13 +42,15 @@ def judged(found: features.Features, mos: np.ndarray, groups: np.ndarray, size: 
     results: dict[str, Row] = {START: {"srcc": correlation.srcc(test.scores, truth)}}
     low, high = correlation.bootstrap_interval("srcc", test.scores, truth, resamples=200)
     results[START]["interval"] = (high - low) / 2
-    for method in (*rungs.RUNGS, choice.AUTO):
-        chosen = choice.choose(train, mos[fitted], groups[fitted], method=method, seed=seed)
-        predicted = rungs.predict(chosen.rating, test)
+    folds = rungs.make_folds(groups[fitted], rungs.INNER_FOLDS, seed)
+    ratings = {name: rung.fit(train, mos[fitted], folds) for name, rung in rungs.RUNGS.items()}
+    chosen = choice.choose(train, mos[fitted], groups[fitted], seed=seed)
+    for method, rating in (ratings | {choice.AUTO: chosen.rating}).items():
+        predicted = rungs.predict(rating, test)
         results[method] = {
             "srcc": correlation.srcc(predicted, truth),
             "rmse": correlation.rmse(predicted, truth),
-            "covered": float(np.mean(np.abs(predicted - truth) <= chosen.rating.half_width)),
+            "covered": float(np.mean(np.abs(predicted - truth) <= rating.half_width)),
             "head": float(chosen.name == "head"),
         }
     return results
@@ -123,6 +125,7 @@ def main(argv: Sequence[str]) -> int:
     args = parser.parse_args(argv)
     args.out.mkdir(parents=True, exist_ok=True)
     model, all_curves = QualiCLIP.load(args.checkpoint), {}
+    print(f"{args.checkpoint}, fingerprint {model.fingerprint}\n")
     print(
         "| set | ratings | own SRCC | scale RMSE | head SRCC | head RMSE | auto SRCC | head taken | covered | worst |"
     )
@@ -135,8 +138,7 @@ def main(argv: Sequence[str]) -> int:
         found = features.extract(model, ratings, args.out / run.FEATURES, name)
         total = args.draws * sum(size <= (1 - TESTED) * len(ratings) for size in SIZES)
         with Progress(total, name, "draw") as progress:
-            groups = run.groups_of(ratings)
-            all_curves[name] = list(curves(found, ratings.mos, groups, args.draws, progress.advance))
+            all_curves[name] = list(curves(found, ratings.mos, ratings.groups, args.draws, progress.advance))
         print("\n".join(table(name, all_curves[name])), flush=True)
     draw(all_curves, args.out / "ratings.png")
     return cli.DONE

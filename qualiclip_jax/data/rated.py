@@ -70,6 +70,13 @@ class RatedSet:
     def __len__(self) -> int:
         return len(self.ids)
 
+    @property
+    def groups(self) -> np.ndarray:
+        """Which images belong together, int [N]: those that share a reference; the others are alone."""
+        names = self.reference or [""] * len(self)
+        labels = [f"={name}" if name else f"#{index}" for index, name in enumerate(names)]
+        return np.asarray(np.unique(labels, return_inverse=True)[1])
+
     def part(self, rows: np.ndarray) -> "RatedSet":
         """Some of the images, int [n], as a set of the same name."""
         kept = [int(row) for row in rows]

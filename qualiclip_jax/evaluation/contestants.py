@@ -56,6 +56,8 @@ class ScoringModel:
             "temperature": self.model.temperature,
             "prompts": len(self.model.prompts),
         } | self.model.provenance
+        if self.model.rating is not None:
+            self.facts["judged by"] = "its ratings (MOS), not its scores"
 
     def scores(self, rated_set: RatedSet, title: str) -> np.ndarray:
         """Scores of the images of a set, float64 [N].

@@ -23,6 +23,7 @@ from qualiclip_jax.fitting import choice, features, learn, rungs
 from qualiclip_jax.inference.predictor import QualiCLIP
 from qualiclip_jax.progress import Progress
 from qualiclip_jax.storage import StrPath
+from qualiclip_jax.training import ratings
 
 FEATURES, CHECKPOINT, TRAINING = "features.sqlite", "checkpoints/0", "training"
 LEARNED = ("prompts", "adapter")
@@ -94,19 +95,21 @@ def fit(
     """
     if method not in METHODS:
         raise UserError(f"no method {method!r}: there are {', '.join(METHODS)}")
-    groups = groups_of(rated)
+    groups, mos = rated.groups, rated.mos
     test = np.array([part == "test" for part in rated.split or [""] * len(rated)])
     train = np.flatnonzero(~test)
     if not len(train):
         raise UserError(f"{rated.name}: all images are of its test part: nothing is left to fit to")
-    choice.check(rated.mos[train], groups[train], METHODS[method])
-    mos = rated.mos
+    choice.check(mos[train], groups[train], METHODS[method])
+    if method in LEARNED:
+        if isinstance(model, QualiCLIP):
+            raise UserError(f"method {method} trains: give the model's name or path")
+        _, validation = ratings.divided(rated, seed)
+        choice.check(mos[validation], groups[validation], rungs.RUNGS["scale"].fewest)  # now, not after the training
     with reserved(Path(out)) as folder:
         start = judge = model if isinstance(model, QualiCLIP) else QualiCLIP.load(model)
         found = own = features.extract(start, rated, folder / FEATURES)
-        if method in LEARNED:
-            if isinstance(model, QualiCLIP):
-                raise UserError(f"method {method} trains: give the model's name or path")
+        if method in LEARNED and not isinstance(model, QualiCLIP):
             judge, train = learn.learn(method, model, start, rated, folder / TRAINING, seed)
             found = features.extract(judge, rated, folder / FEATURES)
         closed = "scale" if method in LEARNED else method
@@ -120,20 +123,13 @@ def fit(
             "images": len(train),
             "method": f"{method}, {chosen.rating.method}" if method in LEARNED else chosen.rating.method,
             "start": start.fingerprint,
-            "tried": [dataclasses.asdict(tried) for tried in chosen.table],
+            "tried": {tried.name: dataclasses.asdict(tried) for tried in chosen.table},
         }
         fitted = dataclasses.replace(judge, rating=chosen.rating, provenance=judge.provenance | {"fit": facts})
         fitted.save(folder / CHECKPOINT)
     left = np.flatnonzero(test)
     tested = _tested(own.scores[left], found.of(left), mos[left], chosen) if len(left) else None
     return Fitted(fitted, len(train), before, chosen, tested, folder / CHECKPOINT)
-
-
-def groups_of(rated: RatedSet) -> np.ndarray:
-    """Which images belong together, int [N]: those that share a reference; the others are alone."""
-    names = rated.reference or [""] * len(rated)
-    labels = [f"={name}" if name else f"#{index}" for index, name in enumerate(names)]
-    return np.asarray(np.unique(labels, return_inverse=True)[1])
 
 
 @contextlib.contextmanager

@@ -199,6 +199,7 @@ def _facts(row: Row, columns: Sequence[str], page: Path) -> dict[str, Any]:
         "path": printable(row.path),
         "link": html.link(row.path, page),
         "score": f"{row.score:.4f}",
+        "mos": row.rating and "MOS {:.3g} ({:.3g} to {:.3g})".format(*row.rating),
         "size": f"{row.width} x {row.height}",
         "attributes": [round(value, 3) for value in row.attributes or ()],
         "causes": row.causes,

@@ -152,9 +152,9 @@ def divided(whole: RatedSet, seed: int) -> tuple[np.ndarray, np.ndarray]:
     split = np.array(whole.split or [""] * len(whole))
     train, validation = (np.flatnonzero(np.isin(split, names)) for names in (("train", ""), ("validation",)))
     if not len(validation):
-        names = np.array([name or f"#{i}" for i, name in enumerate(whole.reference or [""] * len(whole))])[train]
-        order = np.random.default_rng(seed).permutation(np.unique(names))
-        aside = np.isin(names, order[: max(1, round(0.1 * len(order)))])
+        groups = whole.groups[train]
+        order = np.random.default_rng(seed).permutation(np.unique(groups))
+        aside = np.isin(groups, order[: max(1, round(0.1 * len(order)))])
         train, validation = train[~aside], train[aside]
     if min(len(train), len(validation)) < FEWEST:
         raise UserError(

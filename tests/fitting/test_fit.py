@@ -43,7 +43,7 @@ def run(place, out, *more):
     return cli.run(fit.main, list(map(str, arguments)))
 
 
-def test_score_has_the_rating_beside_the_old_score(place, fitted, tmp_path):
+def test_score_has_the_rating_beside_the_old_score(place, fitted, tmp_path, capsys):
     table = tmp_path / "scores.csv"
     files = [str(place / f"{k}.png") for k in range(COUNT)]
     assert cli.run(score.main, ["--checkpoint", str(fitted), *files, "--output", str(table)]) == cli.DONE
@@ -58,6 +58,11 @@ def test_score_has_the_rating_beside_the_old_score(place, fitted, tmp_path):
     assert correlation.srcc(mos, wanted) > 0.9
     assert np.mean([a <= w <= b for a, b, w in zip(low, high, wanted)]) >= 0.85
     assert cli.run(score.main, ["--checkpoint", str(fitted), *files, "--output", str(table)]) == cli.DONE  # goes on
+    page = tmp_path / "page.html"
+    assert cli.run(score.main, ["--checkpoint", str(fitted), *files, "--report", str(page)]) == cli.DONE
+    assert f'"MOS {float(rows[0]["mos"]):.3g} (' in page.read_text()
+    printed = list(csv.DictReader(capsys.readouterr().out.splitlines()))
+    assert [row["mos"] for row in printed] == [row["mos"] for row in rows]
 
 
 def test_evaluate_judges_the_rating(place, fitted, tmp_path, capsys):

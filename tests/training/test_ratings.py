@@ -1,5 +1,7 @@
 """Prompts learned from ratings, by the engine of training: data, devices, checkpoints, and `qualiclip fit`."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -68,8 +70,6 @@ def test_parts(whole):
 
 
 def test_without_a_validation_part_a_tenth_is_put_aside_by_reference(whole):
-    import dataclasses
-
     names = [f"scene {k // 3}" for k in range(64)]
     other = dataclasses.replace(whole, split=["test" if k < 4 else "" for k in range(64)], reference=names)
     train, validation = ratings.divided(other, 0)
@@ -188,3 +188,10 @@ def test_fit_learns_and_scales(place, tmp_path, monkeypatch, capsys, method):
     assert (same, prompts_stay, fitted.temperature) == {"prompts": (True, False, 2), "adapter": (False, True, 10)}[
         method
     ]
+
+
+def test_too_few_images_to_validate_by_are_told_before_the_training(place, whole, tmp_path, monkeypatch):
+    monkeypatch.setitem(run.METHODS, "prompts", 20)
+    with pytest.raises(UserError, match="6 rated images are too few, 20 or more"):
+        run.fit(place / "start", dataclasses.replace(whole, split=None), tmp_path / "out", method="prompts")
+    assert not (tmp_path / "out").exists()
