@@ -22,7 +22,7 @@ _LOSSY = _OLD_JPEG, _JPEG = 6, 7
 _JPEG_END = b"\xff\xd9"
 _UNSIGNED, _FLOAT = 1, 3  # sample formats
 _FORMATS = {_UNSIGNED: "", 2: "signed ", _FLOAT: "floating point "}
-_INTEGER_BITS, _FLOAT_BITS = range(1, 17), (16, 32, 64)
+_INTEGER_BITS, _FLOAT_BITS = (1, 2, 4, 8, 16), (16, 32, 64)
 _DIFFERENCES, _FLOAT_DIFFERENCES = 2, 3  # predictors
 _PREMULTIPLIED, _ALPHAS = 1, (1, 2, 999)  # extra samples; 999 is what Corel Draw writes
 _MOST_BITS = 256  # of a pixel
@@ -196,7 +196,7 @@ class _Samples:
         """Numbers from the bytes of some rows: [h, W or more, samples]."""
         height, across, _ = rows.shape
         size, count = self._bits // 8, self._block[1] * self._samples
-        if self._bits % 8:
+        if self._bits < 8:
             digits = np.unpackbits(rows, axis=-1)[..., : count * self._bits]
             values = digits.reshape(height, across, count, self._bits) @ (
                 1 << np.arange(self._bits, dtype=np.uint16)[::-1]
