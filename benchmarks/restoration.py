@@ -6,6 +6,9 @@ Adam changes the pixels of degraded photos for --steps steps, to make the loss s
 are printed: PSNR and GMSD to the pristine photo (they tell whether the photo got better), the score of the model in the
 loss (which any setting raises), the score of --judge, which the loss does not know, the norm of the gradient at the
 start, and the time of a step relative to that of the naive loss. --ensemble: a second model for one of the settings.
+
+--network: instead, a small network learns to restore crops of --train, with the pristine crop as the reference of the
+loss, and is tried on those of --photos.
 """
 
 import argparse
@@ -18,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax import nnx
 from PIL import Image
 
 from qualiclip_jax import QualiCLIP, cli, degradations, fidelity
@@ -36,12 +40,20 @@ SETTINGS: dict[str, dict[str, object]] = {
     "views, drift, fidelity 10": {"drift": 10.0, "margin": 0.01, "fidelity": 10.0},
 }
 
+NETWORKS: dict[str, dict[str, object] | None] = {
+    "network: L1 alone": None,
+    "network: L1 x 30 + naive": NAIVE | {"fidelity": 30.0},
+    "network: L1 x 30 + 4 views": {"fidelity": 30.0},
+    "network: L1 x 5 + naive": NAIVE | {"fidelity": 5.0},
+    "network: L1 x 5 + 4 views": {"fidelity": 5.0},
+}
 
-def crops(spec: str, count: int, side: int) -> np.ndarray:
+
+def crops(spec: str, count: int, side: int, first: int = 1) -> np.ndarray:
     """Centre crops of photos at half their size, float32 [count, side, side, 3]."""
     source, found = open_source(spec), []
     for k in range(count):
-        photo = Image.fromarray(source[(2 * k + 1) * len(source) // (2 * count)])
+        photo = Image.fromarray(source[(2 * k + first) * len(source) // (2 * count)])
         photo.thumbnail((photo.width // 2, photo.height // 2), Image.Resampling.LANCZOS)
         top, left = ((size - side) // 2 for size in (photo.height, photo.width))
         found.append(np.asarray(photo)[top : top + side, left : left + side])
@@ -76,6 +88,45 @@ def restored(loss: QualityLoss, start: jax.Array, steps: int) -> tuple[jax.Array
     return images, first, float(np.median(seconds))
 
 
+class Restorer(nnx.Module):
+    """Four convolutions whose result is added to the image."""
+
+    def __init__(self, rngs: nnx.Rngs):
+        widths = (3, 24, 24, 24, 3)
+        self.layers = nnx.List(nnx.Conv(a, b, (3, 3), rngs=rngs) for a, b in zip(widths, widths[1:]))
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        x = images - 0.5
+        for layer in self.layers[:-1]:
+            x = jax.nn.relu(layer(x))
+        return images + 0.1 * self.layers[-1](x)
+
+
+def trained(loss: QualityLoss | None, pristine: jax.Array, steps: int, batch: int = 8) -> Restorer:
+    """A network after so many steps; without a loss, by the mean absolute difference alone."""
+    network = Restorer(nnx.Rngs(0))
+    optimizer = nnx.Optimizer(network, optax.adam(1e-3), wrt=nnx.Param)
+    degraded = degrade(pristine)
+    pairs = np.random.default_rng(0).integers(0, len(degraded), (steps, batch))
+
+    @nnx.jit
+    def step(network, optimizer, images, reference, key):
+        def value(network):
+            found = network(images)
+            return jnp.abs(found - reference).mean() if loss is None else loss(found, reference, key)
+
+        optimizer.update(network, nnx.grad(value)(network))
+
+    for k, chosen in enumerate(pairs):
+        step(network, optimizer, degraded[chosen], pristine[chosen % len(pristine)], jax.random.key(k))
+    return network
+
+
+def degrade(pristine: jax.Array) -> jax.Array:
+    """All faults, one after the other, [faults * N, side, side, 3]."""
+    return jnp.concatenate([degradations.degrade(name, pristine, level, jax.random.key(7)) for name, level in FAULTS])
+
+
 def main(argv: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--photos", required=True, metavar="SOURCE", help="pristine photos, e.g. folder:PATH")
@@ -85,11 +136,12 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--count", type=int, default=6, help="photos (default: 6)")
     parser.add_argument("--side", type=int, default=112, help="of a crop, px (default: 112)")
     parser.add_argument("--steps", type=int, default=100, help="of Adam, 2/255 each (default: 100)")
+    parser.add_argument("--network", action="store_true", help="train a small network in place of pixels")
+    parser.add_argument("--train", metavar="SOURCE", help="photos for the network")
     parser.add_argument("--picture", type=Path, metavar="FILE", help="draws a photo under all settings")
     args = parser.parse_args(argv)
     pristine = jnp.asarray(crops(args.photos, args.count, args.side))
-    faulty = [degradations.degrade(name, pristine, level, jax.random.key(7)) for name, level in FAULTS]
-    start, reference = jnp.concatenate(faulty), jnp.concatenate([pristine] * len(FAULTS))
+    start, reference = degrade(pristine), jnp.concatenate([pristine] * len(FAULTS))
     judges = [QualiCLIP.load(args.checkpoint), QualiCLIP.load(args.judge)]
     settings = dict(SETTINGS)
     if args.ensemble:
@@ -111,6 +163,12 @@ def main(argv: Sequence[str]) -> None:
     print("| " + " | ".join(head) + " |\n" + len(head) * "|---" + "|")
     line("pristine", reference, "", "")
     line("degraded", start, "", "")
+    if args.network:
+        examples = jnp.asarray(crops(args.train, 64, args.side, 0))
+        for title, options in NETWORKS.items():
+            loss = None if options is None else QualityLoss(**({"models": (args.checkpoint,)} | options))
+            line(title, jnp.clip(trained(loss, examples, args.steps)(start), 0, 1), "", "")
+        return
     pictures, naive = [("pristine", reference), ("degraded", start)], 0.0
     for title, options in settings.items():
         images, norm, seconds = restored(QualityLoss(**({"models": (args.checkpoint,)} | options)), start, args.steps)

@@ -1,19 +1,15 @@
 """The loss for PyTorch equals that of JAX, value and gradient, and is a good module."""
 
 import pickle
-import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent / "inference"))
-from small_models import VIT, make_model
-
 from qualiclip_jax import checkpoint, loss
 from qualiclip_jax.errors import UserError
+from tests.small_models import VIT, make_model
 
 torch = pytest.importorskip("torch")
 from qualiclip_jax.torch import QualityLoss  # noqa: E402  (after the check that PyTorch is there)
@@ -44,7 +40,7 @@ def expected(model, arrays):
     """Values and gradient by JAX alone, weights 1 and -2 for the two images."""
     images, reference = map(jnp.array, arrays)
     ours = loss.QualityLoss(models=model, **OPTIONS)
-    value, pull = jax.vjp(lambda x: ours(x, reference, jax.random.key(5)), images)
+    value, pull = jax.vjp(jax.jit(lambda x: ours(x, reference, jax.random.key(5))), images)
     return np.asarray(value), np.asarray(pull(jnp.array([1.0, -2.0]))[0])
 
 

@@ -1,16 +1,13 @@
 """Models to write: one of each encoder, with positional embeddings that count."""
 
 import dataclasses
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "inference"))
-from small_models import EFFICIENTNET, RESNET, VIT, make_model
-
 from qualiclip_jax import QualiCLIP, checkpoint
+from tests.small_models import EFFICIENTNET, RESNET, VIT, make_model
 
 
 @pytest.fixture(scope="session")

@@ -6,11 +6,11 @@ import numpy as np
 import onnxruntime
 import pytest
 import skimage.data
-from small_models import VIT, make_model
 
 from qualiclip_jax import QualiCLIP
 from qualiclip_jax.errors import UserError
 from qualiclip_jax.export import graph, onnx_file
+from tests.small_models import VIT, make_model
 
 
 def run(model, images):
