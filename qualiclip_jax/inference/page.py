@@ -98,7 +98,8 @@ def write_report(
     edges = _bin_edges(scores)
     with _Pictures(path, beside=len(scored) > _PREVIEWS[-1][0]) as pictures:
         cards, facts = [], []
-        for row, (preview, overlay) in zip(scored, _previews([row.path for row in scored], side, draw)):
+        made = _previews([row.path for row in scored], side, draw)
+        for (preview, overlay), row in zip(made, scored):  # in this order `made` comes to its end, and its progress
             name = {"path": printable(row.path), "name": printable(Path(row.path).name)}
             marks = {"bin": _bin(row.score, edges), "score": row.score, "best": row.burst_rank == 1}
             cards.append(name | marks | {"uri": pictures.add(preview, "jpg")})
