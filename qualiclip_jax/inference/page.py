@@ -173,25 +173,18 @@ def _previews(
     """Small versions (JPEG) and maps (WebP) of images; empty where a file cannot be read any more, or has no map."""
     from qualiclip_jax.explain import drawing
 
-    def read(index: int) -> np.ndarray:
-        return read_image(paths[index])
-
-    def preview(index: int) -> bytes:
-        return html.thumbnail(read(index), side)
-
-    work: Iterator[Any] = in_threads(read if draw else preview, len(paths))
-    for found in track(work, len(paths), "maps" if draw else "report", "image"):
-        if isinstance(found, ImageError):
-            yield b"", b""
-        elif draw is None:
-            yield found, b""
-        else:
-            buffer = io.BytesIO()
-            try:
-                drawing.overlay(draw(found), side=_OVERLAY).save(buffer, "WebP", quality=60)
-            except UserError:
-                buffer = io.BytesIO()
-            yield html.thumbnail(found, side), buffer.getvalue()
+    if draw is None:
+        work = in_threads(lambda index: html.thumbnail(read_image(paths[index]), side), len(paths))
+        for found in track(work, len(paths), "report", "image"):
+            yield (b"" if isinstance(found, ImageError) else found), b""
+        return
+    for path in track(paths, len(paths), "maps", "image"):  # one by one: photos are large, and maps take the time
+        preview, buffer = b"", io.BytesIO()
+        with contextlib.suppress(UserError):
+            image = read_image(path)
+            preview = html.thumbnail(image, side)
+            drawing.overlay(draw(image), side=_OVERLAY).save(buffer, "WebP", quality=60)
+        yield preview, buffer.getvalue()
 
 
 def _facts(row: Row, columns: Sequence[str], page: Path) -> dict[str, Any]:

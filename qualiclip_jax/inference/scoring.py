@@ -14,7 +14,7 @@ from qualiclip_jax.explain import causes
 from qualiclip_jax.images import ImageError
 from qualiclip_jax.inference import formats, page, xmp
 from qualiclip_jax.inference.arguments import collect
-from qualiclip_jax.inference.files import Row, score_files
+from qualiclip_jax.inference.files import Row, score_files, shrunk
 from qualiclip_jax.inference.output import FOUND, RATING, Merged, Table, attribute_columns, ordered
 from qualiclip_jax.inference.selection import Selection, check_folder, gather
 from qualiclip_jax.progress import Progress, plural
@@ -137,7 +137,7 @@ def score_arguments(
                 held.enter_context(page.reserve(report))
             about = f"Model {checkpoint or 'tiny'} ({model.fingerprint}), temperature {model.temperature:g}"
             about += "" if max_side is None else f", photos shrunk to at most {max_side} px"
-            drawn = model.quality_map if maps else None
+            drawn = (lambda image: model.quality_map(shrunk(image, max_side))) if maps else None
             page.write_report(report, chosen, columns, about, problems, drawn)
         undone = 0
         for folder, link in ((copy_to, False), (link_to, True)):

@@ -12,7 +12,7 @@ from PIL import Image
 from scipy import ndimage, stats
 from small_models import RESNET, VIT, make_model
 
-from qualiclip_jax import cli, map, quality
+from qualiclip_jax import QualiCLIP, cli, map, quality
 from qualiclip_jax.errors import UserError
 from qualiclip_jax.explain import drawing, maps, readout
 from qualiclip_jax.images import read_image, write_image
@@ -129,6 +129,7 @@ def test_worse_is_orange_better_is_blue_and_even_is_left_alone():
 def test_the_command_draws_and_never_overwrites(packaged, tmp_path, capsys, monkeypatch):
     write_image(tmp_path / "photo.png", PHOTOS[0])
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(QualiCLIP, "load", lambda name: packaged)
     assert cli.run(map.main, ["photo.png"]) == 0
     assert "wrote photo_map.png: score 0." in capsys.readouterr().out
     drawn = read_image("photo_map.png")
