@@ -24,7 +24,7 @@ from qualiclip_jax.images import IMAGE_EXTENSIONS, ImageError, decode_image, dec
 from qualiclip_jax.inference import formats, output
 from qualiclip_jax.inference.files import Row, filled
 from qualiclip_jax.inference.stream import Scorer, in_threads, score_images
-from qualiclip_jax.progress import Progress
+from qualiclip_jax.progress import Progress, plural
 
 if TYPE_CHECKING:
     from qualiclip_jax.inference.predictor import QualiCLIP
@@ -191,8 +191,9 @@ def score_shards(
 def summary(outcome: Outcome) -> str:
     """What came out, in a few words."""
     words = f"{outcome.scored} scored, {outcome.failed} failed"
-    words += f", {outcome.broken} shards could not be read" if outcome.broken else ""
-    return words + (f"; {outcome.earlier} shards had been scored before" if outcome.earlier else "")
+    words += f", {outcome.broken} {plural(outcome.broken, 'shard')} could not be read" if outcome.broken else ""
+    earlier = f"; {outcome.earlier} {plural(outcome.earlier, 'shard')} scored before" if outcome.earlier else ""
+    return words + earlier
 
 
 def _system(url: str) -> tuple[Any, str]:

@@ -98,7 +98,7 @@ def test_tar_shards_and_a_second_run(files, resnet, tmp_path, capsys):
     assert {"good_photo", "sharp_image"} <= set(first.column_names)
     (out / "00.scores.parquet").unlink()
     assert run(tmp_path / "{00..01}.tar", "--output", out) == cli.IN_PART
-    assert "4 scored, 1 failed; 1 shards had been scored before" in capsys.readouterr().err
+    assert "4 scored, 1 failed; 1 shard scored before" in capsys.readouterr().err
     assert parquet.read_table(out / "01.scores.parquet") == first
 
 
