@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from qualiclip_jax.data.rated import RatedSet
+from qualiclip_jax.degradations.catalog import TYPES
 from qualiclip_jax.errors import UserError
 from qualiclip_jax.evaluation import synthetic
 from qualiclip_jax.evaluation.scores import Kept, content_key, read_scores, score_set
@@ -68,15 +69,26 @@ class ScoringModel:
         return score_set(self.model, rated_set, self.kept, title)
 
     def benchmark(
-        self, photos: Sequence[synthetic.Photo], crop: int, seed: int, title: str
+        self,
+        photos: Sequence[synthetic.Photo],
+        crop: int,
+        seed: int,
+        title: str,
+        types: Sequence[str] = TYPES,
     ) -> synthetic.SyntheticResult:
         """The synthetic benchmark on photos; those whose scores are kept are not scored again."""
         import jax
 
-        done = _KeptPhotos(self.kept, photos, crop, seed)
+        done = _KeptPhotos(self.kept, photos, crop, seed, types)
         with Progress(len(photos), title, "photo") as progress:
             return synthetic.run(
-                jax.jit(self.model.apply), photos, crop=crop, seed=seed, done=done, advance=progress.advance
+                jax.jit(self.model.apply),
+                photos,
+                types=types,
+                crop=crop,
+                seed=seed,
+                done=done,
+                advance=progress.advance,
             )
 
 
@@ -117,10 +129,11 @@ class ScoresTable:
 class _KeptPhotos(dict[str, np.ndarray]):
     """Scores of photos by name for `synthetic.run`; those of earlier runs are in it, new ones are kept."""
 
-    def __init__(self, kept: Kept, photos: Sequence[synthetic.Photo], crop: int, seed: int):
+    def __init__(self, kept: Kept, photos: Sequence[synthetic.Photo], crop: int, seed: int, types: Sequence[str]):
         self._kept = kept
+        some = "" if tuple(types) == TYPES else f"/{','.join(types)}"
         self._keys = {
-            name: f"synthetic/{content_key(synthetic.cut(photo, crop).tobytes())}/{name}/{seed}"
+            name: f"synthetic/{content_key(synthetic.cut(photo, crop).tobytes())}/{name}/{seed}{some}"
             for name, photo in photos
         }
         super().__init__({name: np.array(kept[key]) for name, key in self._keys.items() if key in kept})

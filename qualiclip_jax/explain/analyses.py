@@ -5,6 +5,7 @@ Each writes a page, `NAME.html`, that carries everything, and its figures or num
 
 import argparse
 import contextlib
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -122,19 +123,14 @@ def _photos(args: argparse.Namespace) -> tuple[list[tuple[str, np.ndarray]], tup
 
 
 def _intensity(args: argparse.Namespace) -> dict[str, bytes]:
-    import jax
-
     from qualiclip_jax.evaluation import synthetic
     from qualiclip_jax.evaluation.contestants import ScoringModel
     from qualiclip_jax.explain import figures
 
     photos, types = _photos(args)
     crop = synthetic.check(photos, types, None)
-    found = {}
-    for name in args.models:
-        score = jax.jit(ScoringModel(name).model.apply)
-        with Progress(len(photos), name, "photo") as progress:
-            found[name] = synthetic.run(score, photos, types=types, crop=crop, seed=args.seed, advance=progress.advance)
+    cache = args.out / "cache"
+    found = {name: ScoringModel(name, cache).benchmark(photos, crop, args.seed, name, types) for name in args.models}
     rows = []
     for name, result in found.items():
         mean, half = figures.intervals(result)
@@ -221,6 +217,8 @@ def _gradcam(args: argparse.Namespace) -> dict[str, bytes]:
 
     after = args.models[0]
     before = args.baseline or before_training(after)
+    if not before:
+        print("the model before training is not known here; name one with --baseline", file=sys.stderr)
     models = {"before": before, "after": after} if before else {"": after}
     loaded: dict[str, QualiCLIP] = {label: QualiCLIP.load(name) for label, name in models.items()}
     explain = {label: gradcam(model) for label, model in loaded.items()}
