@@ -55,9 +55,9 @@ class QualityLoss:
     crop: float = 0.75
     scale: float = 1.0
     flip: bool = True
-    fidelity: float = 10.0
-    drift: float = 1.0
-    margin: float = 0.1
+    fidelity: float = 30.0
+    drift: float = 0.0
+    margin: float = 0.01
     reduction: str = "mean"
 
     def __post_init__(self) -> None:

@@ -21,7 +21,7 @@ _NO_SECOND = "QualityLoss has no second derivative: call backward and grad witho
 class QualityLoss(torch.nn.Module):
     """The loss of `qualiclip_jax.loss.QualityLoss` for tensors [N, 3, H, W].
 
-        criterion = QualityLoss(fidelity=10.0)
+        criterion = QualityLoss(fidelity=30.0)
         criterion(restored, degraded).backward()
 
     Value and gradient are computed together by one compiled program of JAX (a new size of images compiles anew).
