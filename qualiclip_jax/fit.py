@@ -8,7 +8,7 @@ from pathlib import Path
 from qualiclip_jax import cli
 
 METHODS = {
-    "auto": "the simplest of those below that is about as good as the best, by cross-validation",
+    "auto": "scale, or head where that is clearly better in cross-validation",
     "scale": "a rising curve from score to rating; the order of images stays (20 ratings or more)",
     "head": "ridge regression on the frozen features, close to the score while ratings are few (20 or more)",
     "prompts": "QualiCLIP+, learned prompts; needs a model with a text encoder, and a GPU (200 or more)",

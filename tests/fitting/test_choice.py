@@ -27,9 +27,20 @@ def alone(count):
 
 @pytest.mark.parametrize(("hidden", "taken"), [(0.0, "scale"), (1.5, "head")])
 def test_auto_takes_the_head_where_features_know_more_than_the_score(hidden, taken):
-    chosen = choice.choose(*problem(120, hidden=hidden), alone(120))
+    chosen = choice.choose(*problem(120, seed=3, hidden=hidden), alone(120))
     assert chosen.name == taken
     assert [tried.name for tried in chosen.table] == ["scale", "head"]
+
+
+def test_the_simplest_within_a_standard_error_of_the_difference():
+    """Squared errors of 100 images differ by d, and by chance with deviation 1: a standard error of 0.1."""
+    chance = np.random.default_rng(0).permutation(np.repeat([-1.0, 1.0], 50))
+    worse_by = lambda d: [np.sqrt(9 + d + chance), np.full(100, 3.0)]
+    assert choice.simplest(worse_by(0.099), alone(100)) == 0
+    assert choice.simplest(worse_by(0.101), alone(100)) == 1
+    groups = np.where(chance > 0, 0, 1) * 25 + np.arange(100) % 25  # pairs of equal errors
+    assert choice.simplest(worse_by(0.101), groups) == 0
+    assert choice.simplest(worse_by(-1), alone(100)) == 0
 
 
 def test_a_rung_that_needs_more_ratings_is_not_tried():
