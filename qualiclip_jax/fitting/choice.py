@@ -11,6 +11,7 @@ from qualiclip_jax.evaluation import correlation
 from qualiclip_jax.fitting import curves, rungs
 from qualiclip_jax.fitting.features import Features
 from qualiclip_jax.models import Rating
+from qualiclip_jax.progress import plural
 
 AUTO = "auto"
 LEVEL = 0.9  # of intervals
@@ -58,7 +59,9 @@ def check(mos: np.ndarray, groups: np.ndarray, fewest: int) -> None:
     correlation.check_varies(mos, "ratings")
     found = len(np.unique(groups))
     if found < FEWEST_GROUPS:
-        raise UserError(f"the images are of {found} groups (column reference), {FEWEST_GROUPS} or more are needed")
+        raise UserError(
+            f"the images are of {found} {plural(found, 'group')} (column reference), {FEWEST_GROUPS} or more are needed"
+        )
 
 
 def choose(
