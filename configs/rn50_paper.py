@@ -9,7 +9,8 @@ Reconstructed, from memory of the paper's text, not checked against it: KADIS-70
 of 16, crops of 224, AdamW with weight decay 1e-2 and learning rate 1e-9 (`configs/rn50.py` uses 3e-6), margins 2.5e-3
 and 6.75e-2, weights 1, one degradation an image drawn uniformly over groups and then types, 5 levels. At 1e-9, 87,500
 steps of AdamW move no weight by more than about 9e-5: the run warns of it, and metrics.jsonl has `update_norm` beside
-`parameter_norm`. In our sweep on another encoder (docs/training.md), 40 steps at 1e-9 changed nothing measurable, 1e-5 did.
+`parameter_norm`. In our sweep on another encoder (docs/training.md), 40 steps at 1e-9 changed nothing measurable; those
+at 1e-5 did.
 
 Not published, our choice: constant schedule, crops that overlap by at least half their side, BatchNorm frozen, seed 0,
 losses averaged over all seven prompt pairs.
