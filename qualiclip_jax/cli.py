@@ -3,6 +3,7 @@
 Exit status: 0 done, 1 could not, 2 done in part, 130 interrupted.
 """
 
+import argparse
 import contextlib
 import difflib
 import importlib
@@ -153,6 +154,13 @@ def _interrupts() -> Iterator[None]:
     finally:
         if signal.getsignal(signal.SIGINT) is first:
             signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def positive(text: str) -> int:
+    """A whole number of 1 or more, as the `type` of an argument of `argparse`."""
+    if not text.isdecimal() or not 0 < int(text) < 2**31:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
+    return int(text)
 
 
 def program(command: str) -> str:

@@ -42,13 +42,13 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         choices=("score", "path", "none"),
         help="order of the table: score (best first, the default on a terminal), path, or none (as given)",
     )
-    add("--max-side", type=_positive, metavar="PX", help="score at this size: larger images are shrunk to it")
+    add("--max-side", type=cli.positive, metavar="PX", help="score at this size: larger images are shrunk to it")
     photos = parser.add_argument_group("for photographers")
     add = photos.add_argument
     add("--explain", action="store_true", help="say which faults stand out against the other photos (column causes)")
     add("--maps", action="store_true", help="show in the report where the faults are")
-    add("--worst", type=_positive, metavar="N", help="print, report and copy the N lowest only")
-    add("--best", type=_positive, metavar="N", help="... the N highest (with --worst, both)")
+    add("--worst", type=cli.positive, metavar="N", help="print, report and copy the N lowest only")
+    add("--best", type=cli.positive, metavar="N", help="... the N highest (with --worst, both)")
     add("--below", type=_number, metavar="X", help="... those below X")
     where = photos.add_mutually_exclusive_group()
     where.add_argument("--copy-to", type=Path, metavar="DIR", help="copy these photos there; nothing is overwritten")
@@ -73,12 +73,6 @@ def _part(text: str) -> tuple[int, int]:
     if not (slash and part.isdigit() and parts.isdigit() and 1 <= int(part) <= int(parts)):
         raise argparse.ArgumentTypeError(f"{text!r} is not K/N with 1 <= K <= N, e.g. 2/4")
     return int(part), int(parts)
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or not 0 < int(text) < 2**31:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
-    return int(text)
 
 
 def _number(text: str) -> float:
@@ -143,8 +137,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _score_shards(args: argparse.Namespace) -> int:
-    from qualiclip_jax.inference import shards
-    from qualiclip_jax.inference.predictor import QualiCLIP
+    from qualiclip_jax.inference import scoring, shards
 
     if others := [path for path in args.paths if not path.lower().endswith(SHARDS)]:
         raise UserError(f"{others[0]} is no shard, and others are: score them one after the other")
@@ -154,9 +147,10 @@ def _score_shards(args: argparse.Namespace) -> int:
     for name in (*photographers, "bursts", "xmp", "null"):
         if getattr(args, name) not in (None, False):
             raise UserError(f"--{name.replace('_', '-')} is not for shards")
-    model = QualiCLIP.load(args.checkpoint or "tiny")
+    model = scoring.load(args.checkpoint)
     outcome = shards.score_shards(model, args.paths, args.output, attributes=args.attributes, part=args.part)
-    print(f"wrote {printable(args.output)}: {shards.summary(outcome)}; {HINT}", file=sys.stderr)
+    wrote = f"wrote {printable(args.output)}: " if outcome.scored or outcome.failed else ""
+    print(f"{wrote}{shards.summary(outcome)}; {HINT}", file=sys.stderr)
     if not outcome.failed and not outcome.broken:
         return cli.DONE
     return cli.IN_PART if outcome.scored or outcome.earlier else cli.FAILED

@@ -8,7 +8,7 @@ import contextlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -16,16 +16,13 @@ from qualiclip_jax import cli, html, storage, tabular
 from qualiclip_jax.errors import UserError
 from qualiclip_jax.progress import Progress, track
 
-if TYPE_CHECKING:
-    pass
-
 COMMANDS = {
     "intensity": "scores against the level of degradations, several models, with intervals",
     "embedding": "the image features in two dimensions, by t-SNE",
     "gradcam": "where an image is like the prompts, before and after training",
     "gmad": "the pairs of images that two models disagree about most",
 }
-_TYPES = "gaussian_blur,jpeg,white_noise,darken,color_saturation_1,lens_blur,jpeg2000,mean_shift"
+_TYPES = "gaussian_blur,jpeg,white_noise,darken,hsv_saturation,lens_blur,jpeg2000,mean_shift"
 _SIDE = 448  # px, the longer side of photos that Grad-CAM looks at
 
 
@@ -59,31 +56,29 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         if name in ("intensity", "embedding"):
             command.add_argument("--photos", default="sample:test", metavar="SOURCE", help="default: sample:test")
             command.add_argument(
-                "--most", type=_count, default=1000 if name == "intensity" else 24, metavar="N", help="photos, at most"
+                "--most",
+                type=cli.positive,
+                default=1000 if name == "intensity" else 24,
+                metavar="N",
+                help="photos, at most",
             )
             command.add_argument("--types", default=_TYPES, metavar="NAME,...", help="degradations, or all")
             command.add_argument("--seed", type=int, default=0)
         elif name == "gradcam":
             command.add_argument("images", nargs="+", metavar="PHOTO", help="image files, folders, patterns")
             command.add_argument("--baseline", metavar="MODEL", help="default: the model before its training, if known")
-            command.add_argument("--most", type=_count, default=8, metavar="N", help="photos, at most (8)")
+            command.add_argument("--most", type=cli.positive, default=8, metavar="N", help="photos, at most (8)")
         else:
             command.add_argument(
                 "--dataset", required=True, metavar="NAME", help="a prepared set, or csv:FILE[@FOLDER]"
             )
             command.add_argument("--data-dir", type=Path, metavar="DIR", help="folder of the prepared sets")
-            command.add_argument("--levels", type=_count, default=4, metavar="N", help="levels of quality (4)")
+            command.add_argument("--levels", type=cli.positive, default=4, metavar="N", help="levels of quality (4)")
     args = parser.parse_args(argv)
     args.models = [name.strip() for name in args.checkpoint.split(",") if name.strip()]
     if args.what == "gmad" and len(args.models) != 2:
         parser.error("gmad compares two models: --checkpoint A,B (a table of scores may stand in place of one)")
     return args
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or not 0 < int(text) < 2**31:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
-    return int(text)
 
 
 def _check(args: argparse.Namespace) -> None:

@@ -69,8 +69,8 @@ class Scores:
         """The rows that are chosen.
 
         Args:
-          top: of each group so many of the highest values, or (number, True) so many per cent of them, rounded; where
-            values are equal, the first.
+          top: of each group so many of the highest values, or (number, True) so many per cent of them, rounded, at
+            least one; where values are equal, the first.
           above: the least value.
         """
         values, groups = np.concatenate(self.values), np.concatenate(self.groups)
@@ -81,7 +81,7 @@ class Scores:
             order = order[np.lexsort((-values[order], groups[order]))]  # stable: by group, then from the highest
             _, starts, counts = np.unique(groups[order], return_index=True, return_counts=True)
             for start, count in zip(starts, counts):
-                most = round(top[0] / 100 * count) if top[1] else int(top[0])
+                most = max(1, round(top[0] / 100 * count)) if top[1] else int(top[0])
                 best[order[start : start + min(most, count)]] = True
             chosen &= best
         if above is not None:
@@ -89,7 +89,7 @@ class Scores:
         return np.split(chosen, np.cumsum([len(part) for part in self.values])[:-1])
 
     def histogram(self, chosen: Masks) -> str:
-        """How values are spread, as lines of text: all of them, and in darker letters those that are chosen."""
+        """How values are spread, as lines of text: bars of all images, and dark within them those that are chosen."""
         values, taken = np.concatenate(self.values), np.concatenate(chosen)
         taken, values = taken[np.isfinite(values)], values[np.isfinite(values)]
         low, high = (

@@ -114,7 +114,7 @@ def score_arguments(
             print(formats.printable(str(error)), file=sys.stderr)
         if not paths:
             return Outcome([], problems)
-        model = _load(checkpoint)
+        model = load(checkpoint)
         columns = attribute_columns(model.prompts)
         if table is None:
             find = functools.partial(_find, model, explain=explain, gap=bursts)
@@ -148,7 +148,8 @@ def score_arguments(
     return dataclasses.replace(outcome, undone=undone)
 
 
-def _load(checkpoint: str | None) -> "QualiCLIP":
+def load(checkpoint: str | None) -> "QualiCLIP":
+    """The model of that name; without one, that of the package, and says so."""
     from qualiclip_jax.inference.predictor import QualiCLIP
 
     if checkpoint is None:

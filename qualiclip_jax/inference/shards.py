@@ -166,7 +166,7 @@ def score_shards(
             "two of the shards have the same name, and so would their tables: score them one after the other"
         )
     share = every[part[0] - 1 :: part[1]]
-    done = [shard for shard in share if _is_done(targets[shard], model.fingerprint)]
+    done = {shard for shard in share if _is_done(targets[shard], model.fingerprint)}
     scored, failed, broken = 0, 0, 0
     status = lambda: "compiling ..." if model.compiling else ""
     with Progress(None, "scoring", "image", status=status) as progress:

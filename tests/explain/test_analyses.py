@@ -8,8 +8,9 @@ from PIL import Image
 from scipy import stats
 
 from qualiclip_jax import cli, evaluate
+from qualiclip_jax.degradations.catalog import TYPES
 from qualiclip_jax.evaluation.synthetic import SyntheticResult
-from qualiclip_jax.explain import figures, gmad
+from qualiclip_jax.explain import analyses, figures, gmad
 
 RNG = np.random.default_rng(0)
 
@@ -37,6 +38,11 @@ def test_intervals_are_of_photos_not_of_crops():
     low, high = stats.norm.interval(0.95, photos[:, 0].mean(0), stats.sem(photos[:, 0], axis=0))
     np.testing.assert_allclose(mean - half, low, atol=1e-4)
     np.testing.assert_allclose(mean + half, high, atol=1e-4)
+
+
+@pytest.mark.parametrize("what", ["intensity", "embedding"])
+def test_the_types_that_are_drawn_by_default_exist(what):
+    assert set(analyses._parse([what]).types.split(",")) <= set(TYPES)
 
 
 @pytest.mark.parametrize("kind", ["intensity", "embedding"])

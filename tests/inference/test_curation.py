@@ -48,6 +48,7 @@ def test_choice_is_that_of_sorting_each_group():
     ("arguments", "expected"),
     [
         (["--top", "2"], [0, 5]),
+        (["--top", "1%"], [0]),  # at least one
         (["--top", "3"], [0, 3, 5]),  # of two equal ones the first
         (["--top", "50%", "--per", "kind"], [0, 3, 5]),
         (["--above", "0.5"], [0, 3, 4, 5]),

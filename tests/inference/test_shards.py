@@ -113,7 +113,7 @@ def test_a_shard_that_ends_early_has_no_table(files, tmp_path, capsys):
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["b.scores.parquet"]
 
 
-def test_parquet_of_bytes_of_structures_and_of_paths(files, resnet, tmp_path):
+def test_parquet_of_bytes_of_structures_and_of_paths(files, resnet, tmp_path, capsys):
     data, names = list(files.values()), list(files)
     for name, content in files.items():
         (tmp_path / name).write_bytes(content)
@@ -127,7 +127,11 @@ def test_parquet_of_bytes_of_structures_and_of_paths(files, resnet, tmp_path):
         assert run(tmp_path / f"{name}.parquet", "--output", tmp_path / "out") == cli.IN_PART
         check(tmp_path / "out" / f"{name}.scores.parquet", files, resnet, names)
     parquet.write_table(pa.table({"caption": [1]}), tmp_path / "none.parquet")
+    capsys.readouterr()
     assert run(tmp_path / "none.parquet", "--output", tmp_path / "out") == cli.FAILED
+    told = capsys.readouterr().err
+    assert "no column of images" in told
+    assert "wrote" not in told
 
 
 def test_other_file_systems_and_parts(files, resnet):
