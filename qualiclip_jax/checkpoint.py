@@ -1,11 +1,13 @@
 """Checkpoints: everything Orbax, in one file.
 
 A checkpoint is a self-contained directory with two items: `model` (the arrays of the image encoder and the prompt
-features) and `meta` (JSON: architecture, prompts, temperature, preprocessing, provenance, rating). A checkpoint of a
-training run has a third, `training` (what is needed to go on). Orbax writes to a temporary directory and renames it, so
+features) and `meta` (JSON: architecture, prompts, temperature, preprocessing, provenance, rating). Both hold the same
+of the rating's `rater`, if it has one; without the encoder, if that is shared. A checkpoint of a training run has a
+third item, `training` (what is needed to go on). Orbax writes to a temporary directory and renames it, so
 that a directory with a plain name is whole.
 """
 
+import dataclasses
 import functools
 import logging
 import shutil
@@ -59,7 +61,7 @@ def _checkpointer(handler_type: Any) -> "ocp.Checkpointer":
 def _items(model: Model, store: str = STORES[0]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The two items of a checkpoint: arrays (in host memory), and JSON; `store` as in `save_model`."""
     config, arrays = models.to_pure(model.clip)
-    meta = {
+    meta: dict[str, Any] = {
         "format": FORMAT,
         "qualiclip_jax": __version__,
         "clip": config,
@@ -71,7 +73,13 @@ def _items(model: Model, store: str = STORES[0]) -> tuple[dict[str, Any], dict[s
         "rating": None if model.rating is None else model.rating.to_dict(),
     }
     arrays = _on_host(arrays) if store == STORES[0] else jax.tree_util.tree_map_with_path(_halved, _on_host(arrays))
-    return {"clip": arrays, "prompt_features": np.array(model.prompt_features)}, meta
+    items: dict[str, Any] = {"clip": arrays, "prompt_features": np.array(model.prompt_features)}
+    if model.rating is not None and (rater := model.rating.rater) is not None:
+        items["rater"], meta["rater"] = _items(rater, store)
+        if rater.clip is model.clip:  # which is then written once
+            del items["rater"]["clip"]
+            meta["rater"]["clip"] = None
+    return items, meta
 
 
 def _halved(path: tuple[Any, ...], array: np.ndarray) -> np.ndarray:
@@ -132,20 +140,40 @@ def load_model(path: StrPath) -> Model:
     if missing:
         raise UserError(f"{directory} is incomplete: model/{missing[0]} is missing: copy or convert it again")
     try:
-        skeleton = Skeleton(models.CLIPConfig.from_dict(meta["clip"]))
-        prompts = tuple((str(positive), str(negative)) for positive, negative in meta["prompts"])
-        facts = (float(meta["temperature"]), dict(meta.get("provenance", {})), int(meta.get("scored", 0)))
+        metas = {"": meta} | ({"rater/": meta["rater"]} if meta.get("rater") else {})
+        skeletons = {at: Skeleton(models.CLIPConfig.from_dict(one["clip"])) for at, one in metas.items() if one["clip"]}
+        facts = {at: _facts(one) for at, one in metas.items()}
         rating = models.Rating.from_dict(meta["rating"]) if meta.get("rating") else None
+        described = {f"{at}{name}": shape for at, one in skeletons.items() for name, shape in one.shapes.items()}
+        for at in metas:
+            dim = skeletons.get(at, skeletons[""]).config.embed_dim
+            described[f"{at}prompt_features"] = (len(facts[at]["prompts"]), 2, dim)
         stored = _metadata(directory / "model")
-        described = skeleton.shapes | {"prompt_features": (len(prompts), 2, skeleton.config.embed_dim)}
         check_shapes("model", described, {name: tuple(leaf.shape) for name, leaf in _by_path(stored).items()})
         arrays = _by_path(_restore_numpy(directory / "model", stored))
-        return Model(skeleton.filled(arrays), prompts, arrays["prompt_features"], *facts, rating)
+        clips = {at: one.filled({name: arrays[f"{at}{name}"] for name in one.shapes}) for at, one in skeletons.items()}
+        found = {
+            at: Model(clips.get(at, clips[""]), prompt_features=arrays[f"{at}prompt_features"], **facts[at])
+            for at in metas
+        }
+        if rating is not None and "rater/" in found:
+            rating = dataclasses.replace(rating, rater=found["rater/"])
+        return dataclasses.replace(found[""], rating=rating)
     except UserError as error:
         raise UserError(f"{directory} does not fit its own description: {error}") from None
     except Exception as error:  # Orbax and TensorStore raise many kinds
         first_line = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         raise UserError(f"{directory} is incomplete or damaged ({first_line}): copy or convert it again") from None
+
+
+def _facts(meta: dict[str, Any]) -> dict[str, Any]:
+    """What a description says of a model, beside its CLIP and its rating."""
+    return {
+        "prompts": tuple((str(positive), str(negative)) for positive, negative in meta["prompts"]),
+        "temperature": float(meta["temperature"]),
+        "provenance": dict(meta.get("provenance", {})),
+        "scored": int(meta.get("scored", 0)),
+    }
 
 
 def is_one(path: StrPath) -> bool:
@@ -211,8 +239,9 @@ def _hush_late_reads() -> None:
 
 
 def _by_path(items: dict[str, Any]) -> dict[str, Any]:
-    """The arrays of a model, or what is known of them, under the names of `Skeleton.shapes` and "prompt_features"."""
-    return by_path(items["clip"]) | {name: leaf for name, leaf in items.items() if name != "clip"}
+    """The arrays of a model, or what is known of them, by path: of the CLIP as in `Skeleton.shapes`."""
+    found = by_path(items.get("clip", {})) | {k: leaf for k, leaf in items.items() if k not in ("clip", "rater")}
+    return found | {f"rater/{name}": leaf for name, leaf in _by_path(items.get("rater", {})).items()} if items else {}
 
 
 def _metadata(directory: Path) -> dict[str, Any]:

@@ -8,11 +8,13 @@ from pathlib import Path
 from qualiclip_jax import cli
 
 METHODS = {
-    "auto": "scale, or head where that is clearly better in cross-validation",
+    "auto": "scale,head: the head where that is clearly better in cross-validation",
     "scale": "a rising curve from score to rating; the order of images stays (20 ratings or more)",
     "head": "ridge regression on the frozen features, close to the score while ratings are few (20 or more)",
     "prompts": "QualiCLIP+, learned prompts; needs a model with a text encoder, and a GPU (200 or more)",
     "adapter": "low-rank changes of the image encoder, merged at the end; a GPU (200 or more)",
+    "A,B,...": "the simplest of these that is about as good as the best, e.g. scale,head,adapter: with prompts or\n"
+    "            adapter each is trained once, and judged by a fifth of the images that is put aside (300 or more)",
 }
 
 
@@ -36,7 +38,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--checkpoint", default="tiny", metavar="MODEL", help="a name, path or hub repository (default: tiny)")
     add("--ratings", required=True, metavar="SET", help="csv:FILE[@FOLDER of images], or the name of a prepared set")
     add("--out", required=True, type=Path, metavar="DIR", help="folder of the new model; a killed run goes on there")
-    add("--method", default="auto", choices=METHODS, help="default: auto")
+    add("--method", default="auto", metavar="METHOD", help="see below (default: auto)")
     add("--data-dir", type=Path, metavar="DIR", help="folder of the prepared sets")
     add("--allow-missing", action="store_true", help="leave out rated images that are not there")
     add("--seed", type=int, default=0, help="of the folds of the cross-validation (0)")
@@ -49,6 +51,7 @@ def main(argv: Sequence[str]) -> int:
     from qualiclip_jax.data import rated
     from qualiclip_jax.fitting import run
 
+    run.rungs_of(args.method)  # tells of a wrong one before anything is read
     ratings = rated.load(args.ratings, args.data_dir, args.allow_missing)
     for note in ratings.notes:
         print(f"{ratings.name}: {note}", file=sys.stderr)

@@ -45,11 +45,13 @@ class Chosen:
       rating: what it gives, with its interval.
       name: of the rung.
       table: every rung that was tried, the simplest first.
+      aside: how many ratings, put aside from all of them, the table is of; 0 if it is of a cross-validation.
     """
 
     rating: Rating
     name: str
     table: list[Tried]
+    aside: int = 0
 
 
 def check(mos: np.ndarray, groups: np.ndarray, fewest: int) -> None:
@@ -61,6 +63,16 @@ def check(mos: np.ndarray, groups: np.ndarray, fewest: int) -> None:
     if found < FEWEST_GROUPS:
         raise UserError(
             f"the images are of {found} {plural(found, 'group')} (column reference), {FEWEST_GROUPS} or more are needed"
+        )
+
+
+def check_rises(scores: np.ndarray, mos: np.ndarray) -> None:
+    """Raises a UserError if ratings [N] fall where scores [N] rise: no scale fits them."""
+    if curves.falls(scores, mos):
+        raise UserError(
+            f"these ratings fall where the model's scores rise (SRCC {correlation.srcc(scores, mos):.2f}, "
+            f"{len(mos)} images): if lower is better, call their column dmos; if the model does not fit these images, "
+            "--method head learns from the features alone"
         )
 
 
@@ -95,18 +107,14 @@ def choose(
     names = [name for name, rung in ladder.items() if method in (AUTO, name)]
     check(mos, groups, min(ladder[name].fewest for name in names))
     names = [name for name in names if len(mos) >= ladder[name].fewest]
-    if method in (AUTO, "scale") and curves.falls(features.scores, mos):
-        raise UserError(
-            f"these ratings fall where the model's scores rise (SRCC {correlation.srcc(features.scores, mos):.2f}, "
-            f"{len(mos)} images): if lower is better, call their column dmos; if the model does not fit these images, "
-            "--method head learns from the features alone"
-        )
+    if "scale" in names:
+        check_rises(features.scores, mos)
     folds = rungs.make_folds(groups, FOLDS, seed)
     residuals = {}
     for name in names:
         residuals[name] = rungs.held_out(ladder[name], features, mos, groups, folds) - mos
         advance(1)
-    table = [_tried(name, rest, mos) for name, rest in residuals.items()]
+    table = [tried(name, rest, mos) for name, rest in residuals.items()]
     taken = table[simplest(list(residuals.values()), groups)]
     rating = ladder[taken.name].fit(features, mos, rungs.make_folds(groups, rungs.INNER_FOLDS, seed))
     return Chosen(dataclasses.replace(rating, half_width=taken.half_width, level=LEVEL), taken.name, table)
@@ -143,7 +151,8 @@ def half_width(residuals: np.ndarray, level: float = LEVEL) -> float:
     return float(np.sort(np.abs(residuals))[place - 1])
 
 
-def _tried(name: str, residuals: np.ndarray, mos: np.ndarray) -> Tried:
+def tried(name: str, residuals: np.ndarray, mos: np.ndarray) -> Tried:
+    """How well a rung did, from its residuals [N] on ratings [N] that it was not fitted to."""
     predicted = mos + residuals
     varies = bool(np.ptp(predicted) > 0)
     srcc, plcc = (f(predicted, mos) if varies else math.nan for f in (correlation.srcc, correlation.plcc))

@@ -27,11 +27,11 @@ from qualiclip_jax.training import ratings
 
 FEATURES, CHECKPOINT, TRAINING = "features.sqlite", "checkpoints/0", "training"
 LEARNED = ("prompts", "adapter")
-METHODS = {  # and the fewest ratings
-    choice.AUTO: min(rung.fewest for rung in rungs.RUNGS.values()),
+LADDER = {  # the simplest rung first, and the fewest ratings that it needs
     **{name: rung.fewest for name, rung in rungs.RUNGS.items()},
     **dict.fromkeys(LEARNED, 200),
 }
+FEWEST_COMPARED = 300  # where one of `LEARNED` is compared with other rungs: a fifth is put aside
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Fitted:
 
     Attributes:
       model: the model.
-      images: how many ratings its scale was fitted to (of `LEARNED` those that picked the checkpoint).
+      images: how many ratings its scale was fitted to (of `LEARNED` those that were not learned from).
       before: SRCC of the starting model's scores with these.
       chosen: which rung was taken, and why.
       tested: on the set's test part; None if the set has none.
@@ -86,50 +86,80 @@ def fit(
       model: what `QualiCLIP.load` takes, or a `QualiCLIP`.
       rated: the ratings; images that share a reference are kept together in cross-validation.
       out: a folder for the checkpoint and for features on the way; a run that was killed goes on from these.
-      method: a rung of `rungs.RUNGS`, "auto" for the best of them, or one of `LEARNED`.
-      seed: of the folds.
+      method: a rung of `LADDER`; several, joined by commas, of which the simplest is taken that is about as good as
+        the best; or "auto" for "scale,head".
+      seed: of the folds, and of what is trained.
 
     Raises:
       UserError: nothing can be learned from the ratings (see `choice.choose`), an image cannot be read, or the folder
         holds a fitted model already or cannot be written.
     """
-    if method not in METHODS:
-        raise UserError(f"no method {method!r}: there are {', '.join(METHODS)}")
+    names = rungs_of(method)
+    trained = [name for name in names if name in LEARNED]
+    compared = bool(trained) and len(names) > 1
     groups, mos = rated.groups, rated.mos
     test = np.array([part == "test" for part in rated.split or [""] * len(rated)])
     train = np.flatnonzero(~test)
     if not len(train):
         raise UserError(f"{rated.name}: all images are of its test part: nothing is left to fit to")
-    choice.check(mos[train], groups[train], METHODS[method])
-    if method in LEARNED:
+    choice.check(mos[train], groups[train], FEWEST_COMPARED if compared else min(LADDER[name] for name in names))
+    aside, seen = learn.put_aside(rated, train, seed) if compared else (train[:0], rated)
+    if trained:
         if isinstance(model, QualiCLIP):
-            raise UserError(f"method {method} trains: give the model's name or path")
-        _, validation = ratings.divided(rated, seed)
-        choice.check(mos[validation], groups[validation], rungs.RUNGS["scale"].fewest)  # now, not after the training
+            raise UserError(f"method {trained[0]} trains: give the model's name or path")
+        if ratings.PROMPTS in trained:
+            learn.require_text_encoder(model)
+        _, validation = ratings.divided(seen, seed)
+        choice.check(mos[validation], groups[validation], LADDER["scale"])  # now, not after the training
     with reserved(Path(out)) as folder:
-        start = judge = model if isinstance(model, QualiCLIP) else QualiCLIP.load(model)
-        found = own = features.extract(start, rated, folder / FEATURES)
-        if method in LEARNED and not isinstance(model, QualiCLIP):
-            judge, train = learn.learn(method, model, start, rated, folder / TRAINING, seed)
-            found = features.extract(judge, rated, folder / FEATURES)
-        closed = "scale" if method in LEARNED else method
-        with Progress(len(rungs.RUNGS) if method == choice.AUTO else 1, "cross-validation", "rung") as progress:
+        start = model if isinstance(model, QualiCLIP) else QualiCLIP.load(model)
+        own = features.extract(start, rated, folder / FEATURES)
+        if compared and "scale" in names:
+            choice.check_rises(own.scores[train], mos[train])
+        candidates = {name: learn.Candidate(name, own, np.setdiff1d(train, aside)) for name in names}
+        for name in trained:
+            assert not isinstance(model, QualiCLIP)
+            learned, rows = learn.learn(name, model, start, seen, folder / TRAINING / name, seed)
+            found = features.extract(learned, rated, folder / FEATURES, f"features, {name}")
+            candidates[name] = learn.Candidate("scale", found, rows, learned)
+        taken, table = learn.compare(candidates, mos, groups, aside, seed) if compared else (names[0], [])
+        one = candidates[taken]
+        train = train if one.learned is None else np.union1d(one.rows, aside)
+        ladder = {name: rungs.RUNGS[name] for name in ([one.rung] if trained else names)}
+        with Progress(len(ladder), "cross-validation", "rung") as progress:
             chosen = choice.choose(
-                found.of(train), mos[train], groups[train], method=closed, seed=seed, advance=progress.advance
+                one.features.of(train), mos[train], groups[train], seed=seed, ladder=ladder, advance=progress.advance
             )
-        before = _srcc(own.scores[train], mos[train])
+        if compared:
+            chosen = dataclasses.replace(chosen, name=taken, table=table, aside=len(aside))
+        rating = dataclasses.replace(chosen.rating, rater=one.learned)
         facts: dict[str, Any] = {
             "ratings": rated.name,
             "images": len(train),
-            "method": f"{method}, {chosen.rating.method}" if method in LEARNED else chosen.rating.method,
+            "method": rating.method if one.learned is None else f"{taken}, {rating.method}",
             "start": start.fingerprint,
             "tried": {tried.name: dataclasses.asdict(tried) for tried in chosen.table},
         }
-        fitted = dataclasses.replace(judge, rating=chosen.rating, provenance=judge.provenance | {"fit": facts})
+        fitted = dataclasses.replace(start, rating=rating, provenance=start.provenance | {"fit": facts})
         fitted.save(folder / CHECKPOINT)
     left = np.flatnonzero(test)
-    tested = _tested(own.scores[left], found.of(left), mos[left], chosen) if len(left) else None
-    return Fitted(fitted, len(train), before, chosen, tested, folder / CHECKPOINT)
+    tested = _tested(own.scores[left], one.features.of(left), mos[left], chosen) if len(left) else None
+    return Fitted(fitted, len(train), _srcc(own.scores[train], mos[train]), chosen, tested, folder / CHECKPOINT)
+
+
+def rungs_of(method: str) -> list[str]:
+    """The rungs that a method names, the simplest first.
+
+    Raises:
+      UserError: it names one that there is not.
+    """
+    if method == choice.AUTO:
+        return list(rungs.RUNGS)
+    wanted = [name.strip() for name in method.split(",")]
+    for name in wanted:
+        if name not in LADDER:
+            raise UserError(f"no method {name!r}: there are {choice.AUTO}, {', '.join(LADDER)}, or several of these")
+    return [name for name in LADDER if name in wanted]
 
 
 @contextlib.contextmanager
@@ -164,12 +194,13 @@ def _srcc(x: np.ndarray, y: np.ndarray) -> float:
 def text(fitted: Fitted, rated: RatedSet) -> str:
     """What came out, for people: the table of rungs, and what was taken."""
     low, high = float(rated.mos.min()), float(rated.mos.max())
-    level = round(100 * fitted.chosen.rating.level)
+    level, aside = round(100 * fitted.chosen.rating.level), fitted.chosen.aside
+    where = f"{aside} ratings put aside" if aside else "ratings left out, in cross-validation"
     lines = [
         f"{fitted.images} ratings of {short_name(rated.name)}, {low:g} to {high:g}; the model's own score has SRCC "
         f"{fitted.before:.3f} with them",
         "",
-        f"rung     SRCC    PLCC    RMSE     {level} % interval   (of ratings left out, in cross-validation)",
+        f"rung     SRCC    PLCC    RMSE     {level} % interval   (of {where})",
     ]
     for tried in fitted.chosen.table:
         taken = "   taken" if tried.name == fitted.chosen.name else ""

@@ -28,17 +28,23 @@ class Encoder:
     """
 
     def __init__(self, model: models.Model):
-        clip = models.fold_batch_norm(model.clip)
-        self.config = clip.config
-        self._prompt_features, self._temperature = model.prompt_features, model.temperature
-        encoder = clip.image.for_inference(machine.prefers_winograd(self.config))
-        if model.rating is not None and model.rating.columns.size:
-            encoder = encoder.widened(model.rating.columns)
-        self._graph, self._state = nnx.split(encoder)
+        self.config = model.clip.config
+        self._temperature = model.temperature
+        rater = None if model.rating is None else model.rating.rater
+        self._rater = rater if rater is not None and rater.clip is model.clip else None  # of the same features
+        self.take(model)
         self.compiled: set[Shape] = set()
         self.blank = 0
         self.compiling = False
         self._called: set[tuple[Any, ...]] = set()
+
+    def take(self, model: models.Model) -> None:
+        """Takes the parameters and the prompt features of a model that differs in nothing else: nothing is compiled."""
+        encoder = models.fold_batch_norm(model.clip).image.for_inference(machine.prefers_winograd(self.config))
+        if model.rating is not None and model.rating.columns.size:
+            encoder = encoder.widened(model.rating.columns)
+        self._graph, state = nnx.split(encoder)
+        self._state = (state, jnp.asarray(model.prompt_features))
 
     @functools.cached_property
     def costs(self) -> Costs:
@@ -191,7 +197,7 @@ class Encoder:
         encoder = self._merged(state)
         count, height, width = images.shape[:3]
         if sizes is None or not self.config.can_tile or count <= (most := machine.slice_images(height * width)):
-            return self._quality(encoder(_normalised(images), sizes))
+            return self._quality(state, encoder(_normalised(images), sizes))
         each = next(k for k in range(most, 0, -1) if count % k == 0)
 
         def early(part: tuple[jax.Array, jax.Array]) -> Any:
@@ -200,7 +206,7 @@ class Encoder:
 
         parts = (images.reshape(-1, each, height, width, 3), sizes.reshape(-1, each, 2))
         x, sizes = jax.tree.map(lambda y: y.reshape(count, *y.shape[2:]), jax.lax.map(early, parts))
-        return self._quality(encoder.pool(*encoder.late(x, Area(sizes))))
+        return self._quality(state, encoder.pool(*encoder.late(x, Area(sizes))))
 
     def _tokens(self, state: Any, tile: jax.Array, size: jax.Array) -> jax.Array:
         """A tile [1, H, W, 3] and its valid size [1, 2] -> what reaches the attention pool, [1, H / 32, W / 32, C]."""
@@ -209,14 +215,17 @@ class Encoder:
     def _pool(self, state: Any, tokens: jax.Array, size: jax.Array) -> jax.Array:
         """Tokens [1, R, K, C], of which size [1, 2] are valid -> attribute scores float32 [1, P]."""
         encoder = self._merged(state)
-        return self._quality(encoder.pool(tokens, Area(size)))
+        return self._quality(state, encoder.pool(tokens, Area(size)))
 
     def _merged(self, state: Any) -> ImageEncoder:
-        return nnx.merge(self._graph, state)
+        return nnx.merge(self._graph, state[0])
 
-    def _quality(self, features: jax.Array) -> jax.Array:
+    def _quality(self, state: Any, features: jax.Array) -> jax.Array:
         features, more = jnp.split(features.astype(jnp.float32), [self.config.embed_dim], axis=-1)
-        attributes = quality.attribute_scores(features, jnp.asarray(self._prompt_features), self._temperature)
+        attributes = quality.attribute_scores(features, state[1], self._temperature)
+        if (rater := self._rater) is not None:
+            rated = quality.attribute_scores(features, jnp.asarray(rater.prompt_features), rater.temperature)
+            more = rater.score_of(rated)[..., None]
         return jnp.concatenate([attributes, more], axis=-1) if more.shape[-1] else attributes
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Self
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import ArrayLike
 
 from qualiclip_jax import checkpoint, compilation, models, zoo
 from qualiclip_jax.errors import UserError
@@ -39,10 +40,13 @@ class QualiCLIP(models.Model):
     """
 
     _encoder: ClassVar[Encoder]  # of each model; no field
+    _rater: ClassVar["QualiCLIP | None"]  # likewise; of the rating, if it has an encoder of its own
 
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "_encoder", Encoder(self))  # now: `apply` may be traced first
+        rater = None if self.rating is None else self.rating.rater
+        object.__setattr__(self, "_rater", None if rater is None or rater.clip is self.clip else QualiCLIP.of(rater))
 
     @classmethod
     def load(cls, name: StrPath = zoo.TINY) -> Self:
@@ -72,7 +76,7 @@ class QualiCLIP(models.Model):
     @property
     def compiling(self) -> bool:
         """Whether a program is being compiled at this moment, by any thread that scores."""
-        return self._encoder.compiling
+        return self._encoder.compiling or (self._rater is not None and self._rater.compiling)
 
     def score(self, images: inputs.Images) -> np.ndarray:
         """Scores images.
@@ -101,9 +105,13 @@ class QualiCLIP(models.Model):
         Raises:
           UserError: as `score`; or the model was not fitted to ratings.
         """
-        if (ratings := self.rating_of(self._outputs(images))) is None:
+        if self.rating is None:
             raise UserError("this model has no scale of ratings: `qualiclip fit` makes one that has")
-        return ratings
+        if self._rater is not None:  # one pass, by that encoder alone
+            scores = self._rater.score(images)
+            return self.rating(scores, scores[:, None])
+        outputs = self._outputs(images)
+        return self.rating(self.score_of(outputs), outputs)
 
     def attributes(self, images: inputs.Images) -> np.ndarray:
         """One score per antonym pair (`prompts`); `score` is their mean, or that of the first `scored`.
@@ -117,12 +125,13 @@ class QualiCLIP(models.Model):
         return self._outputs(images)[:, : len(self.prompts)]
 
     def _outputs(self, images: inputs.Images) -> np.ndarray:
-        """Attribute scores, and behind them what a rating needs, float32 [N, P + M]."""
+        """Attribute scores, and behind them what a rating reads of the same encoder, float32 [N, P + M]."""
         images = inputs.as_list(images)
-        more = 0 if self.rating is None or not self.rating.columns.size else self.rating.columns.shape[1]
+        more = 0 if self.rating is None or self._rater is not None else self.rating.reads
         result = np.empty((len(images), len(self.prompts) + more), np.float32)
         sizes = [image.shape[:2] for image in images]
-        for i, outputs in self._run(sizes, images.__getitem__, (), self._encoder.costs_now, self._encoder.compiled):
+        costs, compiled = self._encoder.costs_now, self._encoder.compiled
+        for i, outputs in self._run(sizes, images.__getitem__, (), costs, compiled, [self._encoder]):
             if isinstance(outputs, ImageError):
                 raise UserError(f"image {i}: {outputs.reason}")
             result[i] = outputs
@@ -164,9 +173,10 @@ class QualiCLIP(models.Model):
 
         Yields:
           (index, float32 [P + M] or ImageError), each image once, but for batches left out. Attribute scores come
-          first, behind them what the rating's M columns gave, if there is a rating with columns.
+          first, behind them the M values that the rating reads, if there is a rating.
         """
-        return self._run(sizes, fetch, done, self._encoder.costs, ())
+        encoders = [self._encoder] if self._rater is None else [self._encoder, self._rater._encoder]
+        return self._run(sizes, fetch, done, self._encoder.costs, (), encoders)
 
     def _run(
         self,
@@ -175,8 +185,9 @@ class QualiCLIP(models.Model):
         done: Collection[int],
         costs: buckets.Costs,
         compiled: Collection[buckets.Shape],
+        encoders: Sequence[Encoder],
     ) -> Iterator[tuple[int, np.ndarray | ImageError]]:
-        """`run` with the costs and the compiled shapes that `buckets.plan` weighs."""
+        """`run` with the costs and the compiled shapes that `buckets.plan` weighs, by the encoder, and the rater's."""
         faults = [self._encoder.why_not(*size) for size in sizes]
         yield from ((i, ImageError(f"image {i}", fault)) for i, fault in enumerate(faults) if fault)
         huge = [i for i, size in enumerate(sizes) if not faults[i] and self._encoder.is_huge(*size)]
@@ -184,14 +195,24 @@ class QualiCLIP(models.Model):
         batches = buckets.plan([sizes[i] for i in usual], costs, compiled)
         batches = [batch for batch in batches if not all(usual[i] in done for i in batch.indices)]
         at_once = machine.pixels_at_once(self._encoder.config)
-        for i, outputs in engine.run(batches, lambda i: fetch(usual[i]), self._encoder.start, at_once):
+        start = lambda batch, images: self._joined([encoder.start(batch, images) for encoder in encoders])
+        for i, outputs in engine.run(batches, lambda i: fetch(usual[i]), start, at_once):
             yield usual[i], outputs
         for i in huge:
             if i not in done:
                 try:
-                    yield i, self._encoder.score_in_tiles(fetch(i))[0]
+                    image = fetch(i)
+                    yield i, np.asarray(self._joined([encoder.score_in_tiles(image) for encoder in encoders]))[0]
                 except ImageError as error:
                     yield i, error
+
+    def _joined(self, outputs: Sequence[ArrayLike]) -> ArrayLike:
+        """The outputs [N, P + M] of an encoder; or with those of the rater's, whose score then stands behind them."""
+        if len(outputs) == 1:
+            return outputs[0]
+        assert self._rater is not None
+        own, rated = map(jnp.asarray, outputs)
+        return jnp.concatenate([own, self._rater.score_of(rated)[:, None]], axis=1)
 
     def score_files(self, paths: StrPath | Sequence[StrPath]) -> np.ndarray:
         """Scores image files.

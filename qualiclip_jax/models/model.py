@@ -75,7 +75,7 @@ class Model:
         """The MOS and the ends of its interval, float64 [..., 3]; None if the model has no rating.
 
         Args:
-          outputs: float [..., P + M], attribute scores, and what the rating's M columns gave.
+          outputs: float [..., P + M], attribute scores, and the M values that the rating `reads`.
         """
         return None if self.rating is None else self.rating(self.score_of(outputs), outputs)
 
@@ -88,6 +88,7 @@ class Model:
         digest.update(repr(facts).encode())
         if self.rating is not None:
             digest.update(repr(sorted(self.rating.to_dict().items())).encode())
+            digest.update(b"" if self.rating.rater is None else self.rating.rater.fingerprint.encode())
         leaves = jax.tree_util.tree_leaves_with_path({"clip": arrays, "prompt_features": self.prompt_features})
         for path, leaf in leaves:
             digest.update(jax.tree_util.keystr(path).encode())

@@ -1,11 +1,14 @@
 """A rating: from what an encoder gives of an image to an opinion on the scale of those that it was fitted to."""
 
 import dataclasses
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from qualiclip_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from qualiclip_jax.models.model import Model
 
 LEAST_ATTRIBUTE = 1e-6  # attribute scores closer to 0 or 1 than this are moved there, for finite logits
 
@@ -16,6 +19,7 @@ class Rating:
 
     The MOS is a rising broken line (`knots`) at the score. Where there are `columns`, it is that line at a linear
     function instead: of what the encoder's last layer reads (the pooled features), and of the logits of the attributes.
+    Where there is a `rater`, it is that line at the rater's score.
 
     Attributes:
       method: how it was fitted, e.g. "scale".
@@ -25,9 +29,10 @@ class Rating:
       columns: float32 [F, M], more columns for the kernel of the encoder's last layer; M is 0 for a map of the score.
       attributes: float64 [P], weights of the attributes' logits, where M is 1.
       bias: added to the linear function.
+      rater: a model that was learned from ratings; it may share its CLIP with the model that it rates for.
 
     Raises:
-      UserError: the knots do not rise, or are not finite.
+      UserError: the knots do not rise, or are not finite; there are columns and a rater.
     """
 
     method: str
@@ -37,6 +42,7 @@ class Rating:
     columns: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, 0), np.float32))
     attributes: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0))
     bias: float = 0.0
+    rater: "Model | None" = None
 
     def __post_init__(self) -> None:
         knots = np.asarray(self.knots, np.float64)
@@ -49,13 +55,20 @@ class Rating:
             raise UserError(
                 f"the rating ({self.method:.40}) has knots that do not rise, or numbers that are not finite"
             )
+        if self.rater is not None and self.columns.size:
+            raise UserError(f"the rating ({self.method:.40}) has columns and a rater: it can read one of them")
+
+    @property
+    def reads(self) -> int:
+        """How many outputs behind the attributes it reads: its columns, or the rater's score."""
+        return 1 if self.rater is not None else self.columns.shape[1]
 
     def __call__(self, score: np.ndarray, outputs: np.ndarray) -> np.ndarray:
         """Rates images.
 
         Args:
           score: float [...], their scores.
-          outputs: float [..., P + M], their attributes, and what the columns gave.
+          outputs: float [..., P + M], their attributes, and what the columns gave, or the rater's score.
 
         Returns:
           float64 [..., 3]: the MOS, and the two ends of its interval.
@@ -64,14 +77,14 @@ class Rating:
             pairs = len(self.attributes)
             mos = self.mos(score, logits(outputs[..., :pairs]), outputs[..., pairs])
         else:
-            mos = self.mos(score)
+            mos = self.mos(score if self.rater is None else outputs[..., -1])
         return np.stack([mos, mos - self.half_width, mos + self.half_width], axis=-1)
 
     def mos(self, score: np.ndarray, logits: np.ndarray | None = None, column: np.ndarray | None = None) -> np.ndarray:
         """The MOS of images, float64 [...].
 
         Args:
-          score: float [...].
+          score: float [...]; the rater's, where there is one.
           logits: float [..., P], of their attributes, and
           column: float [...], what the column gave: where there is one.
         """
@@ -81,18 +94,18 @@ class Rating:
         return broken_line(at, self.knots)
 
     def to_dict(self) -> dict[str, Any]:
-        """The rating as JSON types."""
-        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        """The rating as JSON types, without its rater."""
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "rater"}
         return {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in fields.items()}
 
     @classmethod
-    def from_dict(cls, fields: dict[str, Any]) -> Self:
+    def from_dict(cls, fields: dict[str, Any], rater: "Model | None" = None) -> Self:
         """The inverse of `to_dict`.
 
         Raises:
           UserError, TypeError, ValueError: the fields are not those of a rating.
         """
-        rating = cls(**fields)
+        rating = cls(**fields, rater=rater)
         if rating.columns.size and rating.columns.shape[1] != 1:
             raise UserError(f"the rating ({rating.method:.40}) has {rating.columns.shape[1]} columns instead of one")
         return rating

@@ -54,6 +54,7 @@ class Evaluator:
             return model.score_of(quality.attribute_scores(features, recipe.prompt_features, config.temperature))
 
         self._score = score
+        self._judge: QualiCLIP | None = None  # of the last state
         self.best = best_name(config.eval.best, self.names()) if self.names() else ""
 
     def __call__(self, state: TrainState) -> dict[str, float]:
@@ -75,12 +76,20 @@ class Evaluator:
             )
             results["synthetic"] = result.mean
         for name, rated_set in self._rated.items():
-            from qualiclip_jax.inference.predictor import QualiCLIP
-
             state = dataclasses.replace(state, params=params, batch_stats=batch_stats, ema=None)
-            model = QualiCLIP.of(build.scoring_model(self._recipe, state, self._model, {}))
-            results[f"srcc/{name}"] = _srcc(model, *rated_set)
+            results[f"srcc/{name}"] = _srcc(self._scorer(state), *rated_set)
         return {name: float(value) for name, value in results.items()}
+
+    def _scorer(self, state: TrainState) -> "QualiCLIP":
+        """The model of a state, compiled at the first call alone."""
+        from qualiclip_jax.inference.predictor import QualiCLIP
+
+        model = build.scoring_model(self._recipe, state, self._model, {})
+        if self._judge is None:
+            self._judge = QualiCLIP.of(model)
+        else:
+            self._judge._encoder.take(model)
+        return self._judge
 
     def names(self) -> list[str]:
         """Returns the names of the metrics."""

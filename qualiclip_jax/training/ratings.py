@@ -19,7 +19,7 @@ from qualiclip_jax.training.state import Parameters, Recipe
 
 TINY_VARIANCE = 1e-12  # keeps the correlation of constants finite: it is then 0
 VALIDATION = "validation"
-PROMPTS, ADAPTER = "prompts", "adapter"  # what is learned
+PROMPTS = "prompts"  # what is learned, if it is not adapters
 FEWEST = 3  # images of a part: fewer have no correlation
 Batch = dict[str, jax.Array]
 

@@ -12,9 +12,9 @@ from scipy import stats
 from qualiclip_jax import QualiCLIP, cli, degradations, fit, prompts
 from qualiclip_jax.data import pristine, rated
 from qualiclip_jax.errors import UserError
-from qualiclip_jax.fitting import run
+from qualiclip_jax.fitting import learn, run
 from qualiclip_jax.models import CLIP, CLIPConfig, EfficientNetConfig, ResNetConfig, TextConfig, ViTConfig
-from qualiclip_jax.training import adapters, build, config, parallel, ratings
+from qualiclip_jax.training import adapters, build, config, evals, parallel, ratings
 from qualiclip_jax.training.state import create_state
 from qualiclip_jax.training.step import train_step
 from tests.training.quick_train import add_noise
@@ -170,7 +170,7 @@ def short(make):
 
 @pytest.mark.parametrize("method", run.LEARNED)
 def test_fit_learns_and_scales(place, tmp_path, monkeypatch, capsys, method):
-    monkeypatch.setitem(run.METHODS, method, 20)
+    monkeypatch.setitem(run.LADDER, method, 20)
     for name in ("ratings_config", "adapter_config"):
         monkeypatch.setattr(config, name, short(getattr(config, name)))
     monkeypatch.setattr(degradations, "degrade_pairs", add_noise)  # compiles faster than the 24
@@ -181,17 +181,65 @@ def test_fit_learns_and_scales(place, tmp_path, monkeypatch, capsys, method):
     assert "24 ratings of my" in printed
     assert "test part, 8 images: SRCC" in printed
     fitted, start = QualiCLIP.load(out), QualiCLIP.load(place / "start")
-    assert fitted.rating is not None
-    encoders = [jax.tree.leaves(nnx.state(model.clip.image)) for model in (fitted, start)]
-    same = all(np.array_equal(*pair) for pair in zip(*encoders, strict=True))
-    prompts_stay = np.allclose(fitted.prompt_features, start.prompt_features)
-    assert (same, prompts_stay, fitted.temperature) == {"prompts": (True, False, 2), "adapter": (False, True, 10)}[
+    assert fitted.fingerprint != start.fingerprint
+    learned = fitted.rating.rater
+    prompts_stay = np.allclose(learned.prompt_features, start.prompt_features)
+    shared = learned.clip is fitted.clip
+    assert (shared, prompts_stay, learned.temperature) == {"prompts": (True, False, 2), "adapter": (False, True, 10)}[
         method
     ]
+    images = [np.asarray(Image.open(place / f"{k}.png")) for k in range(4)] + [np.full((64, 80, 3), 90, np.uint8)]
+    np.testing.assert_allclose(fitted.score(images), start.score(images), atol=1e-6)  # the old score is kept
+    by_learned = QualiCLIP.load(out / run.TRAINING / method).score(images)
+    np.testing.assert_allclose(fitted.rate(images)[:, 0], fitted.rating.mos(by_learned), rtol=1e-5)
+    outputs = dict(fitted.run([image.shape[:2] for image in images], images.__getitem__))  # both, as `score` has them
+    found = np.stack([[*fitted.rating_of(outputs[k]), fitted.score_of(outputs[k])] for k in range(len(images))])
+    np.testing.assert_allclose(found[:, :3], fitted.rate(images), rtol=1e-5)
+    np.testing.assert_allclose(found[:, 3], fitted.score(images), atol=1e-6)
+
+
+def test_trained_rungs_are_compared_by_images_that_none_has_seen(place, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(run, "FEWEST_COMPARED", 40)
+    monkeypatch.setitem(run.LADDER, "scale", 5)
+    monkeypatch.setattr(config, "ratings_config", short(config.ratings_config))
+    seen = []
+    divided = ratings.divided
+    monkeypatch.setattr(ratings, "divided", lambda *whole: seen.append(divided(*whole)) or seen[-1])
+    arguments = ["--checkpoint", place / "start", "--ratings", f"csv:{place / 'my.csv'}", "--out", tmp_path / "out"]
+    assert cli.run(fit.main, [*map(str, arguments), "--method", "prompts, head"]) == cli.DONE
+    printed = capsys.readouterr().out
+    assert "(of 12 ratings put aside)" in printed
+    assert [line.split()[0] for line in printed.splitlines() if "+-" in line] == ["head", "prompts"]
+    assert {len(train) + len(validation) for train, validation in seen} == {44}  # of 56 that are not the test part
+    assert set(QualiCLIP.load(tmp_path / "out").provenance["fit"]["tried"]) == {"head", "prompts"}
+
+
+def test_a_method_that_cannot_be_is_told_at_once(place, tmp_path, capsys):
+    arguments = ["--ratings", f"csv:{place / 'my.csv'}", "--out", str(tmp_path / "out"), "--method"]
+    assert cli.run(fit.main, [*arguments, "scale,tail"]) == cli.FAILED
+    assert "no method 'tail': there are auto, scale, head, prompts, adapter" in capsys.readouterr().err
+    with pytest.raises(UserError, match="tiny has no text encoder"):
+        learn.require_text_encoder("tiny")
+
+
+def test_evaluations_compile_once(place, whole):
+    c = tiny_config(place)
+    model = build.build_model(c)
+    recipe, params, statistics = build.build_recipe(c, model, 10)
+    evaluator = evals.Evaluator(c, recipe, model, whole.part(np.arange(56, 64)))
+    state = create_state(params, statistics, recipe)
+    other = dataclasses.replace(state, params=jax.tree.map(lambda x: 5 * x, params))
+    found = [evaluator(one)["srcc/validation"] for one in (state, other, state)]
+    scorer = evaluator._scorer(other)
+    assert scorer._encoder._compiled_attributes._cache_size() == 1
+    images = [whole.image(k) for k in range(56, 64)]
+    fresh = [QualiCLIP.of(build.scoring_model(recipe, one, model, {})).score(images) for one in (state, other)]
+    np.testing.assert_allclose(scorer.score(images), fresh[1], atol=1e-6)
+    assert found == pytest.approx([stats.spearmanr(fresh[k], whole.mos[56:]).statistic for k in (0, 1, 0)])
 
 
 def test_too_few_images_to_validate_by_are_told_before_the_training(place, whole, tmp_path, monkeypatch):
-    monkeypatch.setitem(run.METHODS, "prompts", 20)
+    monkeypatch.setitem(run.LADDER, "prompts", 20)
     with pytest.raises(UserError, match="6 rated images are too few, 20 or more"):
         run.fit(place / "start", dataclasses.replace(whole, split=None), tmp_path / "out", method="prompts")
     assert not (tmp_path / "out").exists()
