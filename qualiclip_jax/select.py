@@ -3,7 +3,6 @@
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from qualiclip_jax import cli
 from qualiclip_jax.errors import UserError
@@ -22,13 +21,13 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         "  qualiclip select 'scores/*.parquet' --top 30% --shards 'in/{0000..0999}.tar' --out good/",
     )
     add = parser.add_argument
-    add("tables", nargs="+", metavar="TABLE", help="tables of scores, or quoted patterns of them")
+    add("tables", nargs="+", metavar="TABLE", help="tables of scores, paths or URLs, or quoted patterns of them")
     add("--top", type=_count, metavar="N", help="the N best, or a share of all: 30%%")
     add("--above", type=float, metavar="X", help="those of X or more (with --top: both must hold)")
     add("--by", default="score", metavar="COLUMN", help="the column to judge by: score (default), mos, sharp_image ...")
     add("--per", metavar="COLUMN", help="choose within each group that this column names")
     add("--shards", action="append", default=[], metavar="PATTERN", help="the shards that the tables are of")
-    add("--out", type=Path, metavar="PATH", help="a list, .txt .csv or .jsonl; with --shards, a folder for new shards")
+    add("--out", metavar="PATH", help="a list, .txt .csv or .jsonl; with --shards, a folder for new shards")
     return parser.parse_args(argv)
 
 

@@ -72,22 +72,26 @@ def replacing(path: StrPath) -> Iterator[BinaryIO]:
 
 
 def read_jsonl(path: StrPath, *, whole: bool = False) -> list[Any]:
-    """Reads a file of JSON lines.
+    """Reads a file of JSON lines; where there is none, there are no values. See `parse_jsonl`."""
+    try:
+        return parse_jsonl(Path(path).read_bytes(), whole=whole)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def parse_jsonl(data: bytes, *, whole: bool = False) -> list[Any]:
+    """Reads JSON lines.
 
     Args:
-      path: the file; where there is none, there are no values.
+      data: the lines.
       whole: whether a line that is not JSON is an error. Otherwise it is left out: a process that is killed leaves
         its last line cut off.
 
     Raises:
       ValueError: naming the first line that is not JSON, if the file must be `whole`.
     """
-    try:
-        lines = Path(path).read_bytes().split(b"\n")
-    except (FileNotFoundError, NotADirectoryError):
-        return []
     values = []
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(data.split(b"\n"), 1):
         if line.strip():
             try:
                 values.append(json.loads(line))

@@ -153,50 +153,52 @@ def parse(data: bytes, path: str | os.PathLike[str], *wanted: Sequence[str]) -> 
     return Table(content.path, content.names, rows, lines, content.delimiter != ",", content.utf8)
 
 
-def records(path: str | os.PathLike[str], *wanted: Sequence[str]) -> Iterator[dict[str, Any]]:
+def records(
+    path: str | os.PathLike[str], *wanted: Sequence[str], data: bytes | None = None
+) -> Iterator[dict[str, Any]]:
     """Yields the rows of a table one by one, as values by name: text of a CSV file, what they are of others.
 
     Args:
       path: as in `read`.
       wanted: as in `read`, of a CSV file.
+      data: the content of the file; read from `path` if None.
 
     Raises:
       UserError: as `read`; what is wrong with a row when that row comes.
     """
-    path = Path(path)
-    if path.suffix.lower() == ".parquet":
-        yield from _parquet_records(path)
-    elif path.suffix.lower() == ".jsonl":
-        yield from _json_records(path)
+    data = _bytes(path) if data is None else data
+    name, suffix = str(path), Path(path).suffix.lower()
+    if suffix == ".parquet":
+        yield from _parquet_records(data, name)
+    elif suffix == ".jsonl":
+        yield from _json_records(data, name)
     else:
-        content = _Content(_bytes(path), path, wanted)
+        content = _Content(data, Path(path), wanted)
         for _, row in content:
             yield dict(zip(content.names, row))
 
 
-def _json_records(path: Path) -> Iterator[dict[str, Any]]:
-    if not path.exists():
-        raise UserError(f"{path}: cannot be read (no such file)")
+def _json_records(data: bytes, name: str) -> Iterator[dict[str, Any]]:
     try:
-        values = storage.read_jsonl(path, whole=True)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read as JSON lines ({getattr(error, 'strerror', None) or error})") from None
+        values = storage.parse_jsonl(data, whole=True)
+    except ValueError as error:
+        raise UserError(f"{name}: cannot be read as JSON lines ({error})") from None
     for number, value in enumerate(values, 1):
         if not isinstance(value, dict):
-            raise UserError(f"{path}, line {number}: is no object with names")
+            raise UserError(f"{name}, line {number}: is no object with names")
         yield value
 
 
-def _parquet_records(path: Path) -> Iterator[dict[str, Any]]:
+def _parquet_records(data: bytes, name: str) -> Iterator[dict[str, Any]]:
     try:
-        for row in pyarrow()[1].read_table(path).to_pylist():
-            if (name := row.pop(PATH_BYTES, None)) is not None:
-                row["path"] = os.fsdecode(name)
+        for row in pyarrow()[1].read_table(io.BytesIO(data)).to_pylist():
+            if (odd := row.pop(PATH_BYTES, None)) is not None:
+                row["path"] = os.fsdecode(odd)
             yield row
     except UserError:
         raise
     except Exception as error:  # pyarrow has classes of its own
-        raise UserError(f"{path}: cannot be read as a Parquet file ({shown(str(error))})") from None
+        raise UserError(f"{name}: cannot be read as a Parquet file ({shown(str(error))})") from None
 
 
 def pyarrow() -> tuple[Any, Any]:

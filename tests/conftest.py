@@ -11,6 +11,7 @@ os.environ["XLA_FLAGS"] = (
     f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4 --xla_backend_optimization_level=1"
 )
 os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["QUALICLIP_DEVICES"] = "1"  # to score on; training uses all four
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["MPLBACKEND"] = "Agg"
 # Compiled programs go into the virtual environment: for all processes of this session, and for the next one.

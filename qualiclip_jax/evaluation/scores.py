@@ -124,7 +124,9 @@ def values_of_set(model: Scorer, rated: Images, kept: Keeps, value: Callable[[Sc
     Raises:
       UserError: images that cannot be read or scored; the others are kept.
     """
-    found = [*track(in_threads(_key_and_size(rated), len(rated.ids)), len(rated.ids), f"{title}: reading", "image")]
+    found = [
+        *track(in_threads(_key_and_size(rated), range(len(rated.ids))), len(rated.ids), f"{title}: reading", "image")
+    ]
     errors = [item for item in found if isinstance(item, ImageError)]
     if errors:
         raise _unreadable(errors, len(rated.ids), rated.name)
@@ -139,7 +141,7 @@ def values_of_set(model: Scorer, rated: Images, kept: Keeps, value: Callable[[Sc
 
     if len(known) < len(order):
         with Progress(len(order), title, "image", done=len(known)) as progress:
-            for scored in score_images(model, [sizes[first[key]] for key in order], read, known):
+            for scored in score_images(model, [[sizes[first[key]] for key in order]], read, known):
                 key = order[scored.index]
                 if scored.error is None:
                     kept.put(key, value(scored))

@@ -89,7 +89,7 @@ def ranked(model: "QualiCLIP", rows: Sequence[Row], gap: float) -> list[Row]:
         return embedding.square(read_image(rows[scored[index]].path), SIDE)
 
     def features(numbers: Sequence[int]) -> np.ndarray:
-        found = in_threads(lambda k: square(numbers[k]), len(numbers))
+        found = in_threads(square, numbers)
         read = list(track(found, len(numbers), "bursts", "photo"))
         squares = [np.zeros((SIDE, SIDE, 3), np.uint8) if isinstance(one, ImageError) else one for one in read]
         return embedding.encoder(model)(np.stack(squares))

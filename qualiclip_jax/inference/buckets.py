@@ -6,14 +6,21 @@ compiling: `plan` weighs one against the other. Pure NumPy; knows no models.
 """
 
 import dataclasses
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import TypeVar
 
 import numpy as np
 
 Size = tuple[int, int]  # height, width
 Shape = tuple[int, int, int]  # images, height, width
 MOST_SHAPES = 64  # that one plan adds
+MOST_PROGRAMS = 256  # once so many shapes are compiled, no further one saves padding
 MANY_SIZES = 512  # more distinct sizes are rounded up before planning
+FIRST_WINDOW, WINDOW, WINDOW_PIXELS = 125, 2000, 4e8  # how many images, and pixels, are planned together
+
+_FORBIDDING = 1e15  # pixels
+
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,12 +30,15 @@ class Costs:
     Attributes:
       compile: to compile one more shape (more exactly: what a plan may spend on padding to save one).
       call: to run the encoder once, whatever the batch.
-      batch: the most pixels in a batch, unless a single image has more.
+      batch: the most pixels in a batch on one device, unless a single image has more.
+      devices: how many devices share a batch. A batch of one image, or of a number that they cannot share evenly, is
+        computed by one of them.
     """
 
     compile: float
     call: float
     batch: float
+    devices: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +59,25 @@ class Batch:
         return self.shape[0] * self.shape[1] * self.shape[2]
 
 
+def windows(sizes: Iterable[Size | T], first: int = FIRST_WINDOW) -> Iterator[list[Size | T]]:
+    """Yields images in lists that are planned one after the other, so that memory does not grow with their number.
+
+    Args:
+      sizes: height and width of each image; or anything else for one that has none.
+      first: the most images in the first list: few, so that scoring begins at once. Each further list has up to twice
+        as many, but never more than `WINDOW` images or about `WINDOW_PIXELS` pixels.
+    """
+    window, pixels, most = list[Size | T](), 0, first
+    for size in sizes:
+        window.append(size)
+        pixels += size[0] * size[1] if isinstance(size, tuple) else 0
+        if len(window) >= most or pixels >= WINDOW_PIXELS:
+            yield window
+            window, pixels, most = [], 0, min(2 * most, WINDOW)
+    if window:
+        yield window
+
+
 def plan(sizes: Sequence[Size], costs: Costs, compiled: Collection[Shape] = ()) -> list[Batch]:
     """Groups images into batches of few shapes, large ones first.
 
@@ -62,6 +91,8 @@ def plan(sizes: Sequence[Size], costs: Costs, compiled: Collection[Shape] = ()) 
     """
     if not len(sizes):
         return []
+    if len(compiled) >= MOST_PROGRAMS:
+        costs = dataclasses.replace(costs, compile=_FORBIDDING)
     padded = _padded_sizes(np.asarray(sizes, np.int64).reshape(-1, 2), costs, sorted({shape[1:] for shape in compiled}))
     shapes, member = np.unique(padded, axis=0, return_inverse=True)
     batches = []
@@ -124,11 +155,13 @@ def _padded_sizes(sizes: np.ndarray, costs: Costs, compiled: list[Size]) -> np.n
 
 def _batch_size(images: int, height: int, width: int, costs: Costs, compiled: Collection[Shape]) -> int:
     """How many images a batch should have: the cheapest, counting blank ones, calls, and compiling."""
-    most = max(1, min(images, int(costs.batch // (height * width))))
+    together = costs.devices if images > 1 else 1
+    most = max(1, min(-(-images // together), int(costs.batch // (height * width))))  # on each device
     done = {shape[0] for shape in compiled if shape[1:] == (height, width)}
-    sizes = np.array(sorted({*range(1, most + 1), *done}))
+    sizes = np.array(sorted({*range(together, together * most + 1, together), *done}))
     calls = -(-images // sizes)
-    cost = calls * (sizes * height * width + costs.call) + costs.compile * np.array(
+    in_turn = np.where(sizes % costs.devices, sizes, sizes // costs.devices)  # images that one device computes
+    cost = calls * (in_turn * height * width + costs.call) + costs.compile * np.array(
         [size not in done for size in sizes]
     )
     return int(sizes[cost.argmin()])

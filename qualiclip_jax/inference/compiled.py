@@ -33,6 +33,9 @@ class Encoder:
         rater = None if model.rating is None else model.rating.rater
         self._rater = rater if rater is not None and rater.clip is model.clip else None  # of the same features
         self.take(model)
+        devices = machine.devices()
+        kind = (jax.sharding.AxisType.Auto,)
+        self._mesh = jax.make_mesh((len(devices),), ("device",), kind, devices=devices)
         self.compiled: set[Shape] = set()
         self.blank = 0
         self.compiling = False
@@ -45,6 +48,7 @@ class Encoder:
             encoder = encoder.widened(model.rating.columns)
         self._graph, state = nnx.split(encoder)
         self._state = (state, jnp.asarray(model.prompt_features))
+        vars(self).pop("_shared_state", None)
 
     @functools.cached_property
     def costs(self) -> Costs:
@@ -89,17 +93,19 @@ class Encoder:
         """Attribute scores, pure and differentiable; see `_attributes`."""
         return self._attributes(self._state, images, sizes)
 
-    def start(self, batch: Batch, images: list[np.ndarray]) -> jax.Array:
-        """Starts to score a batch.
+    def start(self, batch: Batch, images: list[np.ndarray]) -> jax.Array | np.ndarray:
+        """Starts to score a batch: on all devices if they can share it evenly, else on one.
 
         Args:
-          batch: from `buckets.plan`.
+          batch: from `buckets.plan`; or a single image of its own size, in tiles if it is huge.
           images: at most `batch.shape[0]`, uint8 or float32 [H, W, 3], all of one type.
 
         Returns:
           Attribute scores float32 [count, P]; those behind the last image have no meaning.
         """
         count, height, width = batch.shape
+        if self.is_huge(*images[0].shape[:2]):
+            return self.score_in_tiles(images[0])
         padded = np.zeros((count, height, width, 3), images[0].dtype)
         sizes = np.full((count, 2), (height, width), np.int32)
         for i, image in enumerate(images):
@@ -109,7 +115,10 @@ class Encoder:
         if batch.shape not in self.compiled:
             self.compiled.add(batch.shape)
             self.blank = 0
-        return self._call(self._compiled_attributes, padded, None if self.config.position == "native" else sizes)
+        given = None if self.config.position == "native" else sizes
+        if self._mesh.size > 1 and count % self._mesh.size == 0:
+            return self._call(self._shared_attributes, padded, given, self._shared_state)
+        return self._call(self._compiled_attributes, padded, given)
 
     def score_in_tiles(self, image: np.ndarray, tile_pixels: float | None = None) -> np.ndarray:
         """Scores one huge image.
@@ -167,19 +176,35 @@ class Encoder:
         run = jax.jit(lambda state, *arrays: function(self._merged(state), *arrays))
         return lambda *arrays: run(self._state, *arrays)
 
-    def _call(self, function: Callable[..., jax.Array], images: np.ndarray, sizes: np.ndarray | None) -> jax.Array:
+    def _call(
+        self, function: Callable[..., jax.Array], images: np.ndarray, sizes: np.ndarray | None, state: Any = None
+    ) -> jax.Array:
         """Calls a compiled function, and tells meanwhile whether it must be compiled first."""
         kind = (function, images.shape, images.dtype)
         self.compiling = kind not in self._called
         self._called.add(kind)
         try:
-            return function(self._state, images, sizes)
+            return function(self._state if state is None else state, images, sizes)
         finally:
             self.compiling = False
 
     @functools.cached_property
     def _compiled_attributes(self) -> Callable[..., jax.Array]:
         return jax.jit(self._attributes, compiler_options=machine.compiler_options(self.config))
+
+    @functools.cached_property
+    def _shared_attributes(self) -> Callable[..., jax.Array]:
+        """The same as one program for all devices; each computes its share of the images."""
+        share = jax.P("device")
+        shared = jax.shard_map(
+            self._attributes, mesh=self._mesh, in_specs=(jax.P(), share, share), out_specs=share, check_vma=False
+        )
+        return jax.jit(shared, compiler_options=machine.compiler_options(self.config))
+
+    @functools.cached_property
+    def _shared_state(self) -> Any:
+        """The parameters, on each device."""
+        return jax.device_put(self._state, jax.NamedSharding(self._mesh, jax.P()))
 
     @functools.cached_property
     def _compiled_tokens(self) -> Callable[..., jax.Array]:

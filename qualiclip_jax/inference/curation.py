@@ -5,15 +5,15 @@ import io
 import json
 import tarfile
 from collections.abc import Iterator, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import BinaryIO
 
 import numpy as np
 
-from qualiclip_jax import storage, tabular
+from qualiclip_jax import tabular
 from qualiclip_jax.errors import UserError
 from qualiclip_jax.images import IMAGE_EXTENSIONS
-from qualiclip_jax.inference import shards
+from qualiclip_jax.inference import shards, urls
 from qualiclip_jax.progress import Progress
 
 LISTS = (".txt", ".csv", ".jsonl")
@@ -22,9 +22,9 @@ BINS, WIDTH = 20, 50  # of the histogram
 Masks = list[np.ndarray]  # bool, for each table one number a row
 
 
-def find(arguments: Sequence[str]) -> list[Path]:
-    """The tables that paths and patterns mean. Raises UserError where nothing fits, or one is there twice."""
-    tables = [Path(name) for argument in arguments for name in shards.expand(argument)]
+def find(arguments: Sequence[str]) -> list[str]:
+    """The tables that paths, URLs and patterns mean. Raises UserError where nothing fits, or one is there twice."""
+    tables = [name for argument in arguments for name in urls.expand(argument)]
     if len(set(tables)) < len(tables):
         raise UserError("a table is named twice")
     return tables
@@ -43,7 +43,7 @@ class Scores:
     groups: list[np.ndarray]
 
     @classmethod
-    def read(cls, tables: Sequence[Path], by: str, per: str | None) -> "Scores":
+    def read(cls, tables: Sequence[str], by: str, per: str | None) -> "Scores":
         """Reads the column `by` of tables, and groups by the column `per`.
 
         Raises:
@@ -104,18 +104,18 @@ class Scores:
         return "\n".join(lines)
 
 
-def write_list(tables: Sequence[Path], chosen: Masks, by: str, out: Path) -> None:
+def write_list(tables: Sequence[str], chosen: Masks, by: str, out: str) -> None:
     """Writes the chosen rows as a list, whole or not at all: paths, or paths with their value and their table.
 
     Raises:
       UserError: another extension, a file that is there, names that a list of lines cannot hold.
     """
-    if out.suffix not in LISTS:
+    if not out.endswith(LISTS):
         raise UserError(f"--out {out}: the extension must be one of {', '.join(LISTS)}")
-    if out.exists():
+    if urls.exists(out):
         raise UserError(f"--out {out} exists: choose another, or remove it")
-    with storage.replacing(out) as file:
-        if out.suffix == ".csv":
+    with urls.writing(out) as file:
+        if out.endswith(".csv"):
             file.write(tabular.to_csv(("path", by, "table"), ()))
         for table, mask in zip(tables, chosen):
             for row, taken in zip(_rows(table, by, None), mask):
@@ -123,7 +123,7 @@ def write_list(tables: Sequence[Path], chosen: Masks, by: str, out: Path) -> Non
                     file.write(_line(str(row["path"]), _value(table, row, by), by, table, out))
 
 
-def write_shards(patterns: Sequence[str], tables: Sequence[Path], chosen: Masks, folder: Path) -> None:
+def write_shards(patterns: Sequence[str], tables: Sequence[str], chosen: Masks, folder: str) -> None:
     """Writes new shards of what is chosen, each whole or not at all; those that are there stay as they are.
 
     Of a tar file, all members of a sample go along, those with the name of the image up to its first dot.
@@ -131,18 +131,18 @@ def write_shards(patterns: Sequence[str], tables: Sequence[Path], chosen: Masks,
     Raises:
       UserError: a shard without a table, or that is not the one that the table was made of.
     """
-    masks = {table.name.removesuffix(shards.SCORES): mask for table, mask in zip(tables, chosen)}
-    every = [shard for pattern in patterns for shard in shards.expand(pattern)]
+    masks = {PurePosixPath(table).stem.removesuffix(shards.SCORES): mask for table, mask in zip(tables, chosen)}
+    every = [shard for pattern in patterns for shard in urls.expand(pattern)]
     for shard in every:
         if PurePosixPath(shard).stem not in masks:
             raise UserError(f"{shard}: there is no table {PurePosixPath(shard).stem}{shards.SCORES} among those given")
-    folder.mkdir(parents=True, exist_ok=True)
     with Progress(len(every), "writing", "shard") as progress:
         for shard in every:
-            target, mask = folder / PurePosixPath(shard).name, masks[PurePosixPath(shard).stem]
-            if not target.exists():
-                with shards.reading(shard) as source, storage.replacing(target) as file:
-                    copy = _copy_tar if target.suffix.lower() == ".tar" else _copy_parquet
+            name, mask = PurePosixPath(shard).name, masks[PurePosixPath(shard).stem]
+            target = f"{folder.rstrip('/')}/{name}"
+            if not urls.exists(target):
+                with urls.reading(shard) as source, urls.writing(target) as file:
+                    copy = _copy_tar if name.lower().endswith(".tar") else _copy_parquet
                     if copy(source, file, mask) != len(mask):
                         raise UserError(f"{shard} does not have the {len(mask)} images of its table: score it again")
             progress.advance()
@@ -189,15 +189,17 @@ def _copy_parquet(source: BinaryIO, file: BinaryIO, mask: np.ndarray) -> int:
     return first
 
 
-def _rows(table: Path, by: str, per: str | None) -> Iterator[dict[str, object]]:
+def _rows(table: str, by: str, per: str | None) -> Iterator[dict[str, object]]:
     wanted = [name for name in ("path", by, per) if name]
-    for number, row in enumerate(tabular.records(table, *((name,) for name in wanted)), 1):
+    with urls.reading(table) as file:
+        data = file.read()
+    for number, row in enumerate(tabular.records(table, *((name,) for name in wanted), data=data), 1):
         if missing := [name for name in wanted if name not in row]:
             raise UserError(f"{table}: row {number} has no {', '.join(missing)}")
         yield row
 
 
-def _value(table: Path, row: dict[str, object], by: str) -> float:
+def _value(table: str, row: dict[str, object], by: str) -> float:
     value = row[by]
     try:
         return float("nan") if value in (None, "") else float(str(value))
@@ -205,11 +207,11 @@ def _value(table: Path, row: dict[str, object], by: str) -> float:
         raise UserError(f"{table}: {tabular.shown(str(value))} in the column {by} is no number") from None
 
 
-def _line(path: str, value: float, by: str, table: Path, out: Path) -> bytes:
-    if out.suffix == ".csv":
-        return tabular.to_csv(("path", by, "table"), [(path, value, str(table))]).split(b"\n", 1)[1]
-    if out.suffix == ".jsonl":
-        return (json.dumps({"path": path, by: value, "table": str(table)}) + "\n").encode()
+def _line(path: str, value: float, by: str, table: str, out: str) -> bytes:
+    if out.endswith(".csv"):
+        return tabular.to_csv(("path", by, "table"), [(path, value, table)]).split(b"\n", 1)[1]
+    if out.endswith(".jsonl"):
+        return (json.dumps({"path": path, by: value, "table": table}) + "\n").encode()
     if "\n" in path:
         raise UserError(f"--out {out}: the name {tabular.shown(path)} has a line break; use .csv or .jsonl")
     return path.encode(errors="surrogateescape") + b"\n"

@@ -9,7 +9,8 @@ import numpy as np
 from PIL import Image
 
 from qualiclip_jax.images import ImageError, read_image, read_size
-from qualiclip_jax.inference.stream import Scored, Scorer, Size, in_threads, score_images
+from qualiclip_jax.inference import buckets
+from qualiclip_jax.inference.stream import Scored, Scorer, Size, ahead, in_threads, score_images
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,12 +80,19 @@ def score_files(
       One `Row` per path that is not known, in the order that suits the encoder.
     """
     known = known or {}
-    rows = [known.get(str(path)) or Row(str(path), **state_of(path)) for path in paths]  # type: ignore[arg-type]
-    sizes = list(in_threads(lambda i: _size(rows[i]), len(rows)))
-    done = {i for i, row in enumerate(rows) if row.score is not None}
-    at = [size if isinstance(size, ImageError) else shrunk_size(size, max_side) for size in sizes]
-    for scored in score_images(model, at, lambda i: shrunk(read_image(rows[i].path), max_side), done):
-        row, size = filled(rows[scored.index], scored, len(model.prompts)), sizes[scored.index]
+    begun: dict[int, tuple[Row, Size | ImageError]] = {}  # the files that are on their way
+
+    def sizes() -> Iterator[Size | ImageError]:
+        for index, found in enumerate(in_threads(lambda path: _begin(str(path), known), paths)):
+            assert not isinstance(found, ImageError)  # it does not raise
+            begun[index] = found
+            yield found[1] if isinstance(found[1], ImageError) else shrunk_size(found[1], max_side)
+
+    done = {index for index, path in enumerate(paths) if str(path) in known}
+    read = lambda index: shrunk(read_image(paths[index]), max_side)
+    for scored in score_images(model, ahead(buckets.windows(sizes())), read, done):
+        row, size = begun.pop(scored.index)
+        row = filled(row, scored, len(model.prompts))
         yield row if max_side is None or isinstance(size, ImageError) else _of_size(row, size)
 
 
@@ -109,10 +117,15 @@ def _of_size(row: Row, size: Size) -> Row:
     return row if row.height is None else dataclasses.replace(row, height=size[0], width=size[1])
 
 
-def _size(row: Row) -> Size:
+def _begin(path: str, known: Mapping[str, Row]) -> tuple[Row, Size | ImageError]:
+    """What is known of a file before it is decoded."""
+    row = known.get(path) or Row(path, **state_of(path))  # type: ignore[arg-type]
     if row.score is not None and row.height is not None and row.width is not None:
-        return row.height, row.width
-    return read_size(row.path)
+        return row, (row.height, row.width)
+    try:
+        return row, read_size(path)
+    except ImageError as error:
+        return row, error
 
 
 def filled(row: Row, scored: Scored, pairs: int) -> Row:

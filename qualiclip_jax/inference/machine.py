@@ -8,6 +8,7 @@ import sys
 import jax
 import numpy as np
 
+from qualiclip_jax.errors import UserError
 from qualiclip_jax.inference.buckets import Costs
 from qualiclip_jax.models import CLIPConfig, EfficientNetConfig
 from qualiclip_jax.models.backbones import TABLE
@@ -16,6 +17,16 @@ from qualiclip_jax.models.backbones import TABLE
 # 10 to 25 % faster, but an EfficientNet 15 % slower: its products are small, and no longer fused with what follows.
 _FAST_CPU = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT"}
 _CPU_MEMORY = 3e9  # bytes; with what is not counted here, an image of 100 megapixels stays below 4 GiB
+
+
+def devices() -> list[jax.Device]:
+    """The devices that share the work: all of this process; with QUALICLIP_DEVICES=N the first N of them."""
+    local, wanted = jax.local_devices(), os.environ.get("QUALICLIP_DEVICES", "")
+    if not wanted:
+        return local
+    if not wanted.isdigit() or not 1 <= int(wanted) <= len(local):
+        raise UserError(f"QUALICLIP_DEVICES={wanted}: there are 1 to {len(local)} devices to choose from")
+    return local[: int(wanted)]
 
 
 def compiler_options(config: CLIPConfig) -> dict[str, str]:
@@ -55,8 +66,8 @@ def costs(config: CLIPConfig) -> Costs:
     """
     relative = config.image.multiplications / TABLE["RN50"].config.image.multiplications
     if jax.default_backend() == "cpu":
-        return Costs(compile=0.2e6 / relative, call=0.025e6 / relative, batch=0.5e6)
-    return Costs(compile=5e8 / relative, call=0.3e6 / relative, batch=16e6)
+        return Costs(0.2e6 / relative, 0.025e6 / relative, batch=0.5e6, devices=len(devices()))
+    return Costs(5e8 / relative, 0.3e6 / relative, batch=16e6, devices=len(devices()))
 
 
 def whole_image_pixels(config: CLIPConfig, pixels: int) -> float:
@@ -85,5 +96,5 @@ def _memory() -> float:
     """Bytes for activations."""
     if jax.default_backend() == "cpu":
         return _CPU_MEMORY
-    statistics = jax.devices()[0].memory_stats() or {}
+    statistics = jax.local_devices()[0].memory_stats() or {}
     return float(statistics.get("bytes_limit", 16e9)) / 2

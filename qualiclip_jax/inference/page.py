@@ -174,7 +174,7 @@ def _previews(
     from qualiclip_jax.explain import drawing
 
     if draw is None:
-        work = in_threads(lambda index: html.thumbnail(read_image(paths[index]), side), len(paths))
+        work = in_threads(lambda path: html.thumbnail(read_image(path), side), paths)
         for found in track(work, len(paths), "report", "image"):
             yield (b"" if isinstance(found, ImageError) else found), b""
         return

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import math
 import os
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, ClassVar, Self
 
 import jax
@@ -131,7 +131,7 @@ class QualiCLIP(models.Model):
         result = np.empty((len(images), len(self.prompts) + more), np.float32)
         sizes = [image.shape[:2] for image in images]
         costs, compiled = self._encoder.costs_now, self._encoder.compiled
-        for i, outputs in self._run(sizes, images.__getitem__, (), costs, compiled, [self._encoder]):
+        for i, outputs in self._run([sizes], images.__getitem__, (), costs, compiled, [self._encoder]):
             if isinstance(outputs, ImageError):
                 raise UserError(f"image {i}: {outputs.reason}")
             result[i] = outputs
@@ -159,52 +159,79 @@ class QualiCLIP(models.Model):
 
     def run(
         self,
-        sizes: Sequence[tuple[int, int]],
+        windows: Iterable[Sequence[buckets.Size | ImageError]],
         fetch: Callable[[int], np.ndarray],
-        done: Collection[int] = (),
+        done: Container[int] = (),
     ) -> Iterator[tuple[int, np.ndarray | ImageError]]:
         """Scores many images that are fetched one by one, in the order that suits the encoder.
 
         Args:
-          sizes: height and width of each image.
-          fetch: image uint8 or float32 [H, W, 3] by index; called in threads; may raise an `ImageError`.
+          windows: height and width of each image, or why it has none; in lists that are planned one after the other,
+            each while the one before is scored. Images are numbered through.
+          fetch: image uint8 or float32 [H, W, 3] by number; called in threads; may raise an `ImageError`.
           done: images whose scores are known from an earlier run. Batches are made of all images, and those that hold
             none but known ones are left out: so a run that goes on gives the very digits of one that was never cut.
 
         Yields:
-          (index, float32 [P + M] or ImageError), each image once, but for batches left out. Attribute scores come
+          (number, float32 [P + M] or ImageError), each image once, but for batches left out. Attribute scores come
           first, behind them the M values that the rating reads, if there is a rating.
         """
         encoders = [self._encoder] if self._rater is None else [self._encoder, self._rater._encoder]
-        return self._run(sizes, fetch, done, self._encoder.costs, (), encoders)
+        return self._run(windows, fetch, done, self._encoder.costs, (), encoders)
 
     def _run(
         self,
-        sizes: Sequence[tuple[int, int]],
+        windows: Iterable[Sequence[buckets.Size | ImageError]],
         fetch: Callable[[int], np.ndarray],
-        done: Collection[int],
+        done: Container[int],
         costs: buckets.Costs,
         compiled: Collection[buckets.Shape],
         encoders: Sequence[Encoder],
     ) -> Iterator[tuple[int, np.ndarray | ImageError]]:
         """`run` with the costs and the compiled shapes that `buckets.plan` weighs, by the encoder, and the rater's."""
-        faults = [self._encoder.why_not(*size) for size in sizes]
-        yield from ((i, ImageError(f"image {i}", fault)) for i, fault in enumerate(faults) if fault)
-        huge = [i for i, size in enumerate(sizes) if not faults[i] and self._encoder.is_huge(*size)]
-        usual = sorted({i for i, fault in enumerate(faults) if not fault}.difference(huge))
-        batches = buckets.plan([sizes[i] for i in usual], costs, compiled)
-        batches = [batch for batch in batches if not all(usual[i] in done for i in batch.indices)]
+        faults: dict[int, ImageError] = {}
+
+        def fetch_or_fault(number: int) -> np.ndarray:
+            if number in faults:
+                raise faults.pop(number)
+            return fetch(number)
+
+        batches = self._batches(windows, faults, done, costs, set(compiled))
         at_once = machine.pixels_at_once(self._encoder.config)
         start = lambda batch, images: self._joined([encoder.start(batch, images) for encoder in encoders])
-        for i, outputs in engine.run(batches, lambda i: fetch(usual[i]), start, at_once):
-            yield usual[i], outputs
-        for i in huge:
-            if i not in done:
-                try:
-                    image = fetch(i)
-                    yield i, np.asarray(self._joined([encoder.score_in_tiles(image) for encoder in encoders]))[0]
-                except ImageError as error:
-                    yield i, error
+        return engine.run(batches, fetch_or_fault, start, at_once, costs.devices)
+
+    def _batches(
+        self,
+        windows: Iterable[Sequence[buckets.Size | ImageError]],
+        faults: dict[int, ImageError],
+        done: Container[int],
+        costs: buckets.Costs,
+        shapes: set[buckets.Shape],
+    ) -> Iterator[buckets.Batch]:
+        """Plans windows. `faults` gets what cannot be scored, `shapes` those planned: later windows take them, too."""
+        first = 0
+        for sizes in windows:
+            usual, huge = dict[int, buckets.Size](), dict[int, buckets.Size]()
+            for number, size in enumerate(sizes, first):
+                if isinstance(size, ImageError):
+                    faults[number] = size
+                elif (fault := self._encoder.why_not(*size)) is not None:
+                    faults[number] = ImageError(f"image {number}", fault)
+                else:
+                    (huge if self._encoder.is_huge(*size) else usual)[number] = size
+            if faulty := [number for number in range(first, first + len(sizes)) if number in faults]:
+                yield buckets.Batch(tuple(faulty), (0, 0, 0))
+            numbers = list(usual)
+            planned = buckets.plan(list(usual.values()), costs, shapes)
+            shapes |= {batch.shape for batch in planned}
+            for batch in planned:
+                if not all(numbers[i] in done for i in batch.indices):
+                    yield buckets.Batch(tuple(numbers[i] for i in batch.indices), batch.shape)
+            for number, (height, width) in huge.items():
+                if number not in done:
+                    yield buckets.Batch((number,), (1, height, width))
+            first += len(sizes)
 
     def _joined(self, outputs: Sequence[ArrayLike]) -> ArrayLike:
         """The outputs [N, P + M] of an encoder; or with those of the rater's, whose score then stands behind them."""

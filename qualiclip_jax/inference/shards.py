@@ -5,32 +5,28 @@ with the shards that have none, and loses one at most. Memory does not grow with
 them is read while the one before is scored.
 """
 
-import contextlib
 import dataclasses
 import itertools
-import re
 import tarfile
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, BinaryIO
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, BinaryIO
 
 import fsspec
-from fsspec.implementations.local import LocalFileSystem
+import numpy as np
 
-from qualiclip_jax import storage, tabular
+from qualiclip_jax import tabular
 from qualiclip_jax.errors import UserError, printable
 from qualiclip_jax.images import IMAGE_EXTENSIONS, ImageError, decode_image, decode_size
-from qualiclip_jax.inference import formats, output
+from qualiclip_jax.inference import buckets, formats, output, urls
 from qualiclip_jax.inference.files import Row, filled
-from qualiclip_jax.inference.stream import Scorer, in_threads, score_images
+from qualiclip_jax.inference.stream import Scorer, Size, ahead, in_threads, score_images
 from qualiclip_jax.progress import Progress, plural
 
 if TYPE_CHECKING:
     from qualiclip_jax.inference.predictor import QualiCLIP
 
-SCORES = ".scores.parquet"
-MOST_IMAGES, MOST_BYTES = 2000, 2.56e8  # of a window: enough for full batches of mixed sizes
+SCORES = ".scores"  # behind the name of a shard, before the extension of its table
 _IMAGES = ("image", "bytes", "jpg", "jpeg", "png", "webp", "content", "data")  # columns that may hold images
 _KEYS = ("__key__", "key", "id", "path", "file_name", "filename", "name", "url")  # and what they are called
 _KINDS = {"path": str, "score": float, "width": int, "height": int, "bytes": int, "error": str}
@@ -50,6 +46,22 @@ class Member:
 
 
 @dataclasses.dataclass(frozen=True)
+class Done:
+    """What came out for a shard.
+
+    Attributes:
+      shard: which one.
+      scored, failed: how many images have a score, and how many have none.
+      problem: why it could not be read to its end, and so has no table; None if it could.
+    """
+
+    shard: str
+    scored: int = 0
+    failed: int = 0
+    problem: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
 class Outcome:
     """What came out of a run.
 
@@ -65,35 +77,6 @@ class Outcome:
     broken: int
 
 
-def expand(argument: str) -> list[str]:
-    """The shards that a pattern means, in order: braces as in a shell, then `*`, `?` and `[...]`.
-
-    Args:
-      argument: a path or URL, e.g. "s3://bucket/{0000..0999}.tar".
-
-    Raises:
-      UserError: no file fits, or nothing can read such a URL.
-    """
-    if (braces := re.search(r"\{(?:(\d+)\.\.(\d+)|([^{}]*,[^{}]*))\}", argument)) is not None:
-        first, last, words = braces.groups()
-        if words is None:
-            numbers = (
-                range(int(first), int(last) + 1) if int(first) <= int(last) else range(int(first), int(last) - 1, -1)
-            )
-            parts = [str(number).zfill(len(first)) for number in numbers]
-        else:
-            parts = words.split(",")
-        before, after = argument[: braces.start()], argument[braces.end() :]
-        return [shard for part in parts for shard in expand(f"{before}{part}{after}")]
-    if not re.search(r"[*?\[]", argument):
-        return [argument]
-    system, path = _system(argument)
-    found = sorted(system.glob(path))
-    if not found:
-        raise UserError(f"{argument}: no shard fits this pattern")
-    return found if isinstance(system, LocalFileSystem) else [system.unstrip_protocol(name) for name in found]
-
-
 def members(shard: str) -> Iterator[Member]:
     """Yields the images of a shard, one by one, without reading more of it than is needed.
 
@@ -103,39 +86,90 @@ def members(shard: str) -> Iterator[Member]:
     Raises:
       UserError: the shard cannot be read, ends early, or has no images.
     """
-    with reading(shard) as file:
+    with urls.reading(shard) as file:
         yield from _of_tar(file) if shard.lower().endswith(".tar") else _of_parquet(file, shard)
 
 
-@contextlib.contextmanager
-def reading(shard: str) -> Iterator[BinaryIO]:
-    """Opens a shard; whatever is wrong with reading it becomes a UserError that names it."""
-    try:
-        with fsspec.open(shard, "rb") as file:
-            yield file
-    except UserError:
-        raise
-    except FileNotFoundError:
-        raise UserError(f"{shard}: no such file") from None
-    except (OSError, EOFError, tarfile.TarError, ValueError, ImportError) as error:
-        raise UserError(f"{shard}: cannot be read ({_reason(error)})") from None
+def targets(shards: Iterable[str], folder: str, suffix: str) -> dict[str, str]:
+    """Where the table of each shard goes. Raises UserError where two have the same name."""
+    every = list(shards)
+    found = {shard: f"{folder.rstrip('/')}/{PurePosixPath(shard).stem}{SCORES}{suffix}" for shard in every}
+    if len(set(found.values())) < len(every):
+        raise UserError(
+            "two of the shards have the same name, and so would their tables: score them one after the other"
+        )
+    return found
 
 
-def score_shard(model: Scorer, shard: str) -> Iterator[Row]:
-    """Scores the images of a shard.
+def score(
+    model: Scorer, shards: Iterable[str], advance: Callable[[], object] = lambda: None
+) -> Iterator[tuple[str, list[Row] | UserError]]:
+    """Scores shards one after the other, without a pause between them.
 
     Args:
       model: a `QualiCLIP`.
-      shard: see `members`.
+      shards: see `members`.
+      advance: called after each image.
 
     Yields:
-      A `Row` for each image, in windows, in each of them in the order of the shard; `path` is the key.
-
-    Raises:
-      UserError: as `members`.
+      Each shard with a `Row` for each of its images, in their order; `path` is the key. Or with the reason why the
+      shard could not be read to its end.
     """
-    for window in _ahead(_windows(members(shard))):
-        yield from _score(model, window)
+    coming: dict[int, tuple[int, Member]] = {}  # images on their way, with the number of their shard
+    rows: dict[int, dict[int, Row]] = {}  # of the shards that are not done
+    ended: dict[int, tuple[str, int | UserError]] = {}  # shards read to their end, and how many images they have
+    images = itertools.count()
+
+    def noted(number: int, shard: str) -> Iterator[Member]:
+        rows[number], found = {}, 0
+        try:
+            for member in members(shard):
+                found += 1
+                coming[next(images)] = number, member
+                yield member
+            ended[number] = shard, found
+        except UserError as error:
+            ended[number] = shard, error
+
+    def windows() -> Iterator[list[Size | ImageError]]:
+        for number, shard in enumerate(shards):
+            sizes = in_threads(_size, noted(number, shard))
+            yield from buckets.windows(sizes, buckets.WINDOW if number else buckets.FIRST_WINDOW)
+
+    def done() -> Iterator[tuple[str, list[Row] | UserError]]:
+        for number, (shard, found) in list(ended.items()):
+            if isinstance(found, UserError) or len(rows[number]) == found:
+                yield shard, found if isinstance(found, UserError) else [rows[number][i] for i in sorted(rows[number])]
+                del ended[number], rows[number]
+
+    for scored in score_images(model, ahead(windows()), lambda i: _pixels(coming[i][1])):
+        number, member = coming.pop(scored.index)
+        row = Row(member.key, bytes=len(member.data) if isinstance(member.data, bytes) else None)
+        if number in rows:
+            rows[number][scored.index] = filled(row, scored, len(model.prompts))
+            advance()
+        yield from done()
+    yield from done()
+
+
+def score_to_tables(
+    model: "QualiCLIP", tables: Mapping[str, str], attributes: bool, advance: Callable[[], object] = lambda: None
+) -> Iterator[Done]:
+    """Scores shards, and writes their tables.
+
+    Args:
+      model: the model.
+      tables: where the table of each shard goes, see `targets`.
+      attributes: whether tables have a column for each antonym pair.
+      advance: as in `score`.
+    """
+    for shard, rows in score(model, tables, advance):
+        if isinstance(rows, UserError):
+            yield Done(shard, problem=str(rows))
+        else:
+            _write(tables[shard], rows, model, attributes)
+            scored = sum(row.error is None for row in rows)
+            yield Done(shard, scored, len(rows) - scored)
 
 
 def score_shards(
@@ -145,47 +179,47 @@ def score_shards(
     *,
     attributes: bool = False,
     part: tuple[int, int] = (1, 1),
+    suffix: str = ".parquet",
 ) -> Outcome:
     """Scores shards and writes a table for each, with progress.
 
     Args:
       model: the model.
-      arguments: shards and patterns of them, see `expand`.
+      arguments: shards and patterns of them, see `urls.expand`.
       folder: path or URL of the folder of the tables.
       attributes: whether tables have a column for each antonym pair.
       part: (K, N): take every N-th shard, from the K-th on.
+      suffix: the format of the tables, one of `formats.FORMATS`.
 
     Raises:
       UserError: two shards of one name, tables of another model, a folder that cannot be written.
     """
-    tabular.pyarrow()
-    every = list(itertools.chain.from_iterable(map(expand, arguments)))
-    targets = {shard: f"{folder.rstrip('/')}/{PurePosixPath(shard).stem}{SCORES}" for shard in every}
-    if len(set(targets.values())) < len(every):
-        raise UserError(
-            "two of the shards have the same name, and so would their tables: score them one after the other"
-        )
-    share = every[part[0] - 1 :: part[1]]
-    done = {shard for shard in share if _is_done(targets[shard], model.fingerprint)}
-    scored, failed, broken = 0, 0, 0
+    tables = targets(itertools.chain.from_iterable(map(urls.expand, arguments)), folder, suffix)
+    share = dict(itertools.islice(tables.items(), part[0] - 1, None, part[1]))
+    missing = {shard: table for shard, table in share.items() if written(shard, table, model.fingerprint) is None}
     status = lambda: "compiling ..." if model.compiling else ""
     with Progress(None, "scoring", "image", status=status) as progress:
-        for number, shard in enumerate(share, 1):
-            if shard in done:
-                continue
-            rows = []
-            try:
-                for row in score_shard(model, shard):
-                    rows.append(row)
-                    progress.advance(1, f"shard {number} of {len(share)}")
-            except UserError as error:
-                broken += 1
-                progress.write(printable(str(error)))
-                continue
-            _write(targets[shard], _table(rows, model, attributes))
-            failed += (wrong := sum(row.error is not None for row in rows))
-            scored += len(rows) - wrong
-    return Outcome(scored, failed, len(done), broken)
+        done = score_to_tables(model, missing, attributes, progress.advance)
+        return told(done, len(share), len(share) - len(missing), progress)
+
+
+def told(done: Iterable[Done], shards: int, earlier: int, progress: Progress) -> Outcome:
+    """Sums up what comes out of a run, and tells it meanwhile.
+
+    Args:
+      done: shards as they are done.
+      shards: how many there are in all.
+      earlier: how many had been scored already.
+      progress: of the run.
+    """
+    scored, failed, broken = 0, 0, 0
+    for number, one in enumerate(done, earlier + 1):
+        scored, failed = scored + one.scored, failed + one.failed
+        if one.problem is not None:
+            broken += 1
+            progress.write(printable(one.problem))
+        progress.advance(0, f"{number} of {shards} {plural(shards, 'shard')}")
+    return Outcome(scored, failed, earlier, broken)
 
 
 def summary(outcome: Outcome) -> str:
@@ -194,19 +228,6 @@ def summary(outcome: Outcome) -> str:
     words += f", {outcome.broken} {plural(outcome.broken, 'shard')} could not be read" if outcome.broken else ""
     earlier = f"; {outcome.earlier} {plural(outcome.earlier, 'shard')} scored before" if outcome.earlier else ""
     return words + earlier
-
-
-def _system(url: str) -> tuple[Any, str]:
-    """The file system of a URL and the path in it."""
-    try:
-        system, path = fsspec.url_to_fs(url)
-    except (ValueError, ImportError) as error:  # an unknown protocol, or one whose package is missing
-        raise UserError(f"{url}: {_reason(error)}") from None
-    return system, path
-
-
-def _reason(error: Exception) -> str:
-    return str(getattr(error, "strerror", None) or error or type(error).__name__).splitlines()[0]
 
 
 def _of_tar(file: BinaryIO) -> Iterator[Member]:
@@ -249,7 +270,15 @@ def _read_beside(shard: str, path: str) -> bytes | ImageError:
             data: bytes = file.read()
             return data
     except (OSError, ValueError, ImportError) as error:
-        return ImageError(path, _reason(error))
+        return ImageError(path, urls.reason(error))
+
+
+def _size(member: Member) -> Size:
+    return decode_size(_data(member), member.key)
+
+
+def _pixels(member: Member) -> np.ndarray:
+    return decode_image(_data(member), member.key)
 
 
 def _data(member: Member) -> bytes:
@@ -258,40 +287,8 @@ def _data(member: Member) -> bytes:
     return member.data
 
 
-def _score(model: Scorer, window: Sequence[Member]) -> list[Row]:
-    rows: dict[int, Row] = {}
-    sizes = list(in_threads(lambda i: decode_size(_data(window[i]), window[i].key), len(window)))
-    for scored in score_images(model, sizes, lambda i: decode_image(_data(window[i]), window[i].key)):
-        member = window[scored.index]
-        row = Row(member.key, bytes=len(member.data) if isinstance(member.data, bytes) else None)
-        rows[scored.index] = filled(row, scored, len(model.prompts))
-    return [rows[index] for index in range(len(window))]
-
-
-def _windows(found: Iterable[Member]) -> Iterator[list[Member]]:
-    """The images in lists, each of so many and so large ones as are read at once."""
-    window: list[Member] = []
-    held = 0
-    for member in found:
-        window.append(member)
-        held += len(member.data) if isinstance(member.data, bytes) else 0
-        if len(window) >= MOST_IMAGES or held >= MOST_BYTES:
-            yield window
-            window, held = [], 0
-    if window:
-        yield window
-
-
-def _ahead(windows: Iterator[list[Member]]) -> Iterator[list[Member]]:
-    """The same; each is read while the one before is in use."""
-    with ThreadPoolExecutor(1, thread_name_prefix="shard") as pool:
-        coming = pool.submit(next, windows, None)
-        while (window := coming.result()) is not None:
-            coming = pool.submit(next, windows, None)
-            yield window
-
-
-def _table(rows: Sequence[Row], model: "QualiCLIP", attributes: bool) -> bytes:
+def _write(target: str, rows: Sequence[Row], model: "QualiCLIP", attributes: bool) -> None:
+    """Writes the table of a shard, whole or not at all; the extension is the format."""
     columns = output.attribute_columns(model.prompts) if attributes else []
     rating = output.RATING if model.rating is not None else ()
     records = [
@@ -302,33 +299,31 @@ def _table(rows: Sequence[Row], model: "QualiCLIP", attributes: bool) -> bytes:
         for row in rows
     ]
     kinds = _KINDS | dict.fromkeys((*rating, *columns), float) | {output.CHECKPOINT: str}
-    return formats.to_bytes(records, ".parquet", kinds)
+    data = formats.to_bytes(records, PurePosixPath(target).suffix, kinds)
+    with urls.writing(target) as file:
+        file.write(data)
 
 
-def _is_done(target: str, fingerprint: str) -> bool:
-    """Whether the table of a shard is there. Raises UserError if it is of another model, or no such table."""
-    system, path = _system(target)
-    if not system.exists(path):
-        return False
-    _, parquet = tabular.pyarrow()
+def written(shard: str, table: str, fingerprint: str) -> Done | None:
+    """What the table of a shard holds; None if there is none.
+
+    Raises:
+      UserError: it is of another model, or no such table.
+    """
+    if not urls.exists(table):
+        return None
+    with urls.reading(table) as file:
+        data = file.read()
     try:
-        with system.open(path, "rb") as file:
-            models = set(parquet.read_table(file, columns=[output.CHECKPOINT])[output.CHECKPOINT].to_pylist())
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{target} exists and is not a table of scores ({_reason(error)})") from None
+        rows = list(tabular.records(table, ("score",), (output.CHECKPOINT,), data=data))
+        models = {row[output.CHECKPOINT] for row in rows}
+        scored = sum(row.get("score") not in (None, "") for row in rows)
+    except (UserError, KeyError) as error:
+        reason = str(error).removeprefix(table).lstrip(":, ")
+        raise UserError(f"{table} exists and is not a table of scores ({reason})") from None
     if models - {fingerprint}:
         raise UserError(
-            f"{target} holds scores of another checkpoint ({', '.join(map(str, models))}, this one is {fingerprint}): "
+            f"{table} holds scores of another checkpoint ({', '.join(map(str, models))}, this one is {fingerprint}): "
             "choose another --output"
         )
-    return True
-
-
-def _write(target: str, data: bytes) -> None:
-    """Writes a table, whole or not at all; the folder is made."""
-    system, path = _system(target)
-    if isinstance(system, LocalFileSystem):
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        storage.write_bytes(path, data)
-    else:
-        system.pipe_file(path, data)  # what appears in a bucket is whole
+    return Done(shard, scored, len(rows) - scored)

@@ -2,16 +2,18 @@
 
 import dataclasses
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol, TypeVar
+from collections import deque
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
 from qualiclip_jax.images import ImageError
+from qualiclip_jax.inference.buckets import Size as Size
 
+S = TypeVar("S")
 T = TypeVar("T")
-Size = tuple[int, int]  # height, width
 
 
 class Scorer(Protocol):
@@ -31,7 +33,10 @@ class Scorer(Protocol):
         ...
 
     def run(
-        self, sizes: Sequence[Size], fetch: Callable[[int], np.ndarray], done: Collection[int] = ()
+        self,
+        windows: Iterable[Sequence[Size | ImageError]],
+        fetch: Callable[[int], np.ndarray],
+        done: Container[int] = (),
     ) -> Iterator[tuple[int, np.ndarray | ImageError]]:
         """See `QualiCLIP.run`."""
         ...
@@ -58,62 +63,82 @@ class Scored:
     rating: np.ndarray | None = None
 
 
-def in_threads(function: Callable[[int], T], count: int) -> Iterator[T | ImageError]:
-    """Yields `function(0)` to `function(count - 1)`, computed ahead; an `ImageError` that it raises is yielded."""
+def in_threads(function: Callable[[S], T], items: Iterable[S]) -> Iterator[T | ImageError]:
+    """Yields `function` of each item, computed a little ahead; an `ImageError` that it raises is yielded."""
 
-    def value_or_error(index: int) -> T | ImageError:
+    def value_or_error(item: S) -> T | ImageError:
         try:
-            return function(index)
+            return function(item)
         except ImageError as error:
             return error
 
-    with ThreadPoolExecutor(min(8, (os.cpu_count() or 1) + 1), thread_name_prefix="read") as pool:
-        yield from pool.map(value_or_error, range(count))
+    threads = min(8, (os.cpu_count() or 1) + 1)
+    coming: deque[Future[T | ImageError]] = deque()
+    with ThreadPoolExecutor(threads, thread_name_prefix="read") as pool:
+        for item in items:
+            coming.append(pool.submit(value_or_error, item))
+            if len(coming) > 8 * threads:
+                yield coming.popleft().result()
+        while coming:
+            yield coming.popleft().result()
+
+
+def ahead(items: Iterator[T]) -> Iterator[T]:
+    """The same items; each is made in a thread while the one before is in use."""
+    end = object()
+    with ThreadPoolExecutor(1, thread_name_prefix="ahead") as pool:
+        coming: Future[Any] = pool.submit(next, items, end)
+        while (item := coming.result()) is not end:
+            coming = pool.submit(next, items, end)
+            yield item
 
 
 def score_images(
     model: Scorer,
-    sizes: Sequence[Size | ImageError],
+    windows: Iterable[Sequence[Size | ImageError]],
     read: Callable[[int], np.ndarray],
-    done: Collection[int] = (),
+    done: Container[int] = (),
 ) -> Iterator[Scored]:
     """Scores many images, whatever is wrong with some of them.
 
     Args:
       model: a `QualiCLIP`.
-      sizes: height and width of each image, or why they could not be read.
-      read: gives an image, uint8 [H, W, 3], by index; called in threads; may raise an `ImageError`. An image whose
-        pixels have another size than `sizes` says is scored at the size of its pixels.
+      windows: height and width of each image, or why they could not be read; in lists that are planned one after the
+        other (`buckets.windows`), or in one. Images are numbered through.
+      read: gives an image, uint8 [H, W, 3], by number; called in threads; may raise an `ImageError`. An image whose
+        pixels have another size than `windows` says is scored at the size of its pixels, in the end.
       done: images whose scores are known from an earlier run. They are not given again, but batches are made as if
         they were new, so the others get the same digits as in a run that scores all.
 
     Yields:
       One `Scored` per image that is not done, in the order that suits the encoder.
     """
-    known: dict[int, Size] = {}
-    for index, size in enumerate(sizes):
-        if isinstance(size, ImageError):
-            yield Scored(index, None, error=size.reason)
-        else:
-            known[index] = size
     others: dict[int, Size] = {}
-    yield from _score_sized(model, known, read, done, others)
+    yield from _score_sized(model, windows, read, done, others)
     if others:
-        yield from _score_sized(model, others, read, (), None)
+        numbers = list(others)
+        again = _score_sized(model, [[*others.values()]], lambda place: read(numbers[place]), (), None)
+        yield from (dataclasses.replace(scored, index=numbers[scored.index]) for scored in again)
 
 
 def _score_sized(
     model: Scorer,
-    sizes: Mapping[int, Size],
+    windows: Iterable[Sequence[Size | ImageError]],
     read: Callable[[int], np.ndarray],
-    done: Collection[int],
+    done: Container[int],
     others: dict[int, Size] | None,
 ) -> Iterator[Scored]:
     """Scores images of the sizes given; those that have another size after all go to `others`, or are an error."""
-    order = list(sizes)
+    sizes: dict[int, Size | ImageError] = {}  # of the images that are on their way
 
-    def fetch(place: int) -> np.ndarray:
-        index = order[place]
+    def noted() -> Iterator[Sequence[Size | ImageError]]:
+        first = 0
+        for window in windows:
+            sizes.update(enumerate(window, first))
+            first += len(window)
+            yield window
+
+    def fetch(index: int) -> np.ndarray:
         image = read(index)
         if image.shape[:2] != sizes[index]:
             if others is not None:
@@ -121,15 +146,15 @@ def _score_sized(
             raise ImageError(f"image {index}", "changed while it was being scored")
         return image
 
-    places = {place for place, index in enumerate(order) if index in done}
-    for place, outputs in model.run([sizes[index] for index in order], fetch, places):
-        index = order[place]
-        if place in places or (others is not None and index in others):
+    for index, outputs in model.run(noted(), fetch, done):
+        told = sizes.pop(index)
+        size = None if isinstance(told, ImageError) else told
+        if index in done or (others is not None and index in others):
             continue
         if isinstance(outputs, ImageError):
-            yield Scored(index, sizes[index], error=outputs.reason)
+            yield Scored(index, size, error=outputs.reason)
         elif not np.isfinite(outputs).all():
-            yield Scored(index, sizes[index], error="the model gives no finite score")
+            yield Scored(index, size, error="the model gives no finite score")
         else:
             score, rating = float(model.score_of(outputs)), model.rating_of(outputs)
-            yield Scored(index, sizes[index], outputs, score=score, rating=rating)
+            yield Scored(index, size, outputs, score=score, rating=rating)

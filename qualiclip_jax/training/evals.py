@@ -109,7 +109,7 @@ def _srcc(model: "QualiCLIP", rated_set: RatedSet, sizes: list[tuple[int, int]])
     from qualiclip_jax.evaluation import correlation
 
     scores = np.full(len(sizes), np.nan)
-    for scored in score_images(model, sizes, rated_set.image):
+    for scored in score_images(model, [sizes], rated_set.image):
         if scored.error is not None:
             raise UserError(f"{rated_set.name}: {rated_set.ids[scored.index]} cannot be scored: {scored.error}")
         scores[scored.index] = scored.score

@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import itertools
 import json
 
 import numpy as np
@@ -32,8 +33,8 @@ class Brightness:
     score_of = staticmethod(np.mean)
     rating_of = staticmethod(lambda outputs: None)
 
-    def run(self, sizes, fetch, done=frozenset()):
-        for index, size in enumerate(sizes):
+    def run(self, windows, fetch, done=frozenset()):
+        for index, size in enumerate(itertools.chain.from_iterable(windows)):
             if index in done:
                 continue
             if self.scored == self.stop_after:
@@ -81,9 +82,10 @@ def test_the_order_of_the_set_changes_nothing_that_the_model_sees(rated, tmp_pat
     """Same sizes, same images, in the same order: so the batches are the same, and every digit."""
 
     class Watched(Brightness):
-        def run(self, sizes, fetch, done=frozenset()):
+        def run(self, windows, fetch, done=frozenset()):
+            (sizes,) = windows = list(windows)
             seen.append([(size, fetch(index).tobytes()) for index, size in enumerate(sizes)])
-            return super().run(sizes, fetch, done)
+            return super().run(windows, fetch, done)
 
     seen = []
     order = [3, 5, 0, 1, 4, 2]
@@ -116,7 +118,8 @@ def test_an_unreadable_image_stops_but_keeps_the_rest(rated, tmp_path):
 
 def test_a_score_that_is_not_finite_names_its_image(rated, tmp_path):
     class Broken(Brightness):
-        def run(self, sizes, fetch, done=frozenset()):
+        def run(self, windows, fetch, done=frozenset()):
+            assert list(windows)
             yield 0, np.full(7, np.nan, np.float32)
 
     with pytest.raises(UserError, match=r"first \d.png: the model gives no finite score"):

@@ -1,10 +1,13 @@
 """The plan: every image once, in shapes that hold it, with bounded waste and few shapes."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from qualiclip_jax.inference import buckets
 from qualiclip_jax.inference.buckets import MANY_SIZES, MOST_SHAPES, Costs, plan, rungs
 
 COSTS = Costs(compile=4e5, call=2.5e4, batch=5e5)
@@ -88,3 +91,31 @@ def test_rungs_are_close_together():
     assert ladder[-1] >= 5000
     assert (np.diff(ladder) <= np.maximum(32, ladder[:-1] / 8)).all()
     assert (ladder % 32 == 0).all()
+
+
+def test_windows_hold_a_bounded_number_of_images_and_pixels(monkeypatch):
+    monkeypatch.setattr(buckets, "WINDOW", 8)
+    monkeypatch.setattr(buckets, "WINDOW_PIXELS", 500)
+    taken = []
+    sizes = (taken.append(k) or ("none" if k < 3 else (2, 2) if k < 20 else (10, 20)) for k in itertools.count())
+    windows = buckets.windows(sizes, first=3)
+    assert [len(next(windows)) for _ in range(5)] == [3, 6, 8, 6, 3]
+    assert len(taken) == 26  # no more was read
+
+
+def test_once_many_shapes_are_compiled_no_further_ones_save_padding():
+    """But one that holds what none of them holds."""
+    compiled = {(1, 100, 100 + k) for k in range(buckets.MOST_PROGRAMS)}
+    batches = plan([(90, 90)] * 100 + [(500, 500)] * 50, COSTS, compiled)
+    assert {batch.shape for batch in batches if batch.shape[1] == 100} == {(1, 100, 100)}
+    assert len({batch.shape for batch in batches} - compiled) == 1
+
+
+def test_several_devices_share_batches_evenly():
+    costs = Costs(compile=1e4, call=1e4, batch=4e4, devices=4)
+    for images, most in ((1, 1), (3, 4), (4, 4), (16, 16), (100, 16)):
+        batches = plan([(100, 100)] * images, costs)
+        counts = {batch.shape[0] for batch in batches}
+        assert all(count % 4 == 0 or images == 1 for count in counts)
+        assert max(counts) == most
+        assert sum(len(batch.indices) for batch in batches) == images

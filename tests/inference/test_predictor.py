@@ -100,7 +100,7 @@ def test_saved_and_loaded_gives_the_same_bits(resnet, photos, tmp_path):
     assert loaded.fingerprint == resnet.fingerprint
     assert loaded.prompts == resnet.prompts
     sizes = [photo.shape[:2] for photo in photos]
-    for (i, ours), (k, theirs) in zip(resnet.run(sizes, photos.__getitem__), loaded.run(sizes, photos.__getitem__)):
+    for (i, ours), (k, theirs) in zip(resnet.run([sizes], photos.__getitem__), loaded.run([sizes], photos.__getitem__)):
         assert i == k
         np.testing.assert_array_equal(ours, theirs)
     with pytest.raises(UserError, match="exists"):

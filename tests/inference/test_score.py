@@ -327,11 +327,12 @@ def test_a_vanished_and_a_changed_file_fail_alone(folder, checkpoint, resnet, tm
 
         prompts, score_of, rating_of = resnet.prompts, resnet.score_of, resnet.rating_of
 
-        def run(self, sizes, fetch, done):
+        def run(self, windows, fetch, done):
+            windows = list(windows)
             if paths[0].exists():
                 paths[0].unlink()
                 write_image(paths[1], photos[3])
-            return resnet.run(sizes, fetch, done)
+            return resnet.run(windows, fetch, done)
 
     rows = {Path(row.path).name: row for row in files.score_files(Meanwhile(), paths)}
     assert rows["0.png"].error == "no such file"

@@ -1,7 +1,6 @@
 """Shards: tar and Parquet, local and in other file systems, against the scores of the images alone."""
 
 import io
-import itertools
 import json
 import tarfile
 
@@ -13,7 +12,7 @@ from PIL import Image
 from qualiclip_jax import QualiCLIP, cli, score
 from qualiclip_jax.errors import UserError
 from qualiclip_jax.images import decode_image
-from qualiclip_jax.inference import shards
+from qualiclip_jax.inference import urls
 
 pa = pytest.importorskip("pyarrow")
 parquet = pytest.importorskip("pyarrow.parquet")
@@ -74,17 +73,17 @@ def check(table, files, model, names=None) -> None:
     ],
 )
 def test_braces(pattern, meant):
-    assert shards.expand(pattern) == meant
+    assert urls.expand(pattern) == meant
 
 
 def test_stars_are_looked_up_and_must_fit(tmp_path):
     for name in ("b.tar", "a.tar", "c.txt"):
         (tmp_path / name).touch()
-    assert shards.expand(f"{tmp_path}/*.tar") == [str(tmp_path / "a.tar"), str(tmp_path / "b.tar")]
-    with pytest.raises(UserError, match="no shard fits"):
-        shards.expand(f"{tmp_path}/*.parquet")
+    assert urls.expand(f"{tmp_path}/*.tar") == [str(tmp_path / "a.tar"), str(tmp_path / "b.tar")]
+    with pytest.raises(UserError, match="no file fits"):
+        urls.expand(f"{tmp_path}/*.parquet")
     with pytest.raises(UserError, match="nowhere"):
-        shards.expand("nowhere://x/*.tar")
+        urls.expand("nowhere://x/*.tar")
 
 
 def test_tar_shards_and_a_second_run(files, resnet, tmp_path, capsys):
@@ -143,16 +142,6 @@ def test_other_file_systems_and_parts(files, resnet):
     assert sorted(memory.ls("/out", detail=False)) == [f"/out/{k}.scores.parquet" for k in range(3)]
     with memory.open("/out/2.scores.parquet", "rb") as table:
         check(table, files, resnet)
-
-
-def test_windows_hold_a_bounded_number_of_bytes(monkeypatch):
-    monkeypatch.setattr(shards, "MOST_BYTES", 25)
-    monkeypatch.setattr(shards, "MOST_IMAGES", 4)
-    taken = []
-    found = (taken.append(k) or shards.Member(str(k), bytes(10 if k < 6 else 1)) for k in itertools.count())
-    windows = shards._windows(found)
-    assert [len(next(windows)) for _ in range(3)] == [3, 3, 4]
-    assert len(taken) == 10  # no more was read
 
 
 def test_what_is_refused(files, resnet, tmp_path, capsys):
