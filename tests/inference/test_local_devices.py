@@ -17,7 +17,8 @@ def test_two_devices_share_the_batches(resnet, photos, monkeypatch):
     np.testing.assert_allclose(model.score(images), expected, atol=1e-6)
     assert encoder.compiled == {(4, 64, 64)}
     assert encoder._shared_attributes._cache_size() == 1
-    assert len({(shard.device, shard.index) for shard in used[0].addressable_shards}) == 2
+    assert [shard.data.shape[0] for shard in used[0].addressable_shards] == [2, 2]
+    assert len(used[0].sharding.device_set) == 2
 
 
 def test_devices_that_are_not_there(monkeypatch):
