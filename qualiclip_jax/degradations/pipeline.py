@@ -74,7 +74,12 @@ def degrade(name: str, images: Array, level: Array | int, key: Array) -> Array:
 
 
 def degrade_pairs(
-    crops: Array, type_index: Array, key: Array, levels: int = LEVELS, strategy: str | None = None
+    crops: Array,
+    type_index: Array,
+    key: Array,
+    levels: int = LEVELS,
+    strategy: str | None = None,
+    among: Sequence[str] = TYPES,
 ) -> Array:
     """Degrades both crops of every image by the image's own types, at all levels.
 
@@ -90,25 +95,28 @@ def degrade_pairs(
       strategy: how the same is computed, by default what suits the backend. "scan" (CPU) takes one level of one image
         at a time, which stays in the cache; "levels" (GPU, TPU) takes all levels of one image at once. Either way only
         the code of an image's own types runs.
+      among: the names that `type_index` may hold. Only their code is compiled; the pixels are the same. Under `jit`,
+        where the indices are not known, any other type leaves the image as it is.
 
     Returns:
       float32 [B, L, 2, H, W, 3] in [0, 1].
 
     Raises:
-      UserError: if crops have another shape or dtype or are too small, if a type index is out of range, if there is not
-        one type per image, if `key` is neither one key nor one per image, if there are not so many levels, or if there
-        is no such strategy.
+      UserError: if crops have another shape or dtype or are too small, if a type index is out of range or not one of
+        `among`, if there is not one type per image, if `key` is neither one key nor one per image, if there are not so
+        many levels, or if there is no such strategy or name.
     """
     if not 1 <= levels <= LEVELS:
         raise UserError(f"{levels} levels: there are 1 to {LEVELS}")
     check_strategy(strategy)
     crops = check_crops(crops)
     batch = len(crops)
-    types = _check_types(type_index, batch)  # [B, D]
+    types = _check_types(type_index, batch, among)  # [B, D]
     keys = jax.vmap(_fold_in_each, in_axes=(0, None))(keys_of_images(key, batch), types.shape[1])  # [B, D]
 
     branches: list[Callable[..., Array]] = [lambda images, level, key: images]
-    branches += [functools.partial(apply, name) for name in TYPES]
+    branches += [functools.partial(apply, name) for name in among]
+    branch_of = [among.index(name) + 1 if name in among else 0 for name in TYPES] + [0]  # the last is that of type -1
     image, level = jnp.arange(batch), jnp.arange(1, levels + 1)
     at_once = (strategy or default_strategy()) == "levels"
     if at_once:
@@ -125,7 +133,7 @@ def degrade_pairs(
 
         def one_type(images: Array, step: tuple[Array, Array]) -> tuple[Array, None]:
             kind, key = step
-            return jax.lax.switch(kind + 1, branches, images, level, key), None
+            return jax.lax.switch(jnp.array(branch_of, jnp.int32)[kind], branches, images, level, key), None
 
         return jax.lax.scan(one_type, images, (types[image], keys[image]))[0]
 
@@ -225,8 +233,9 @@ def _check_level(name: str, level: Array | int) -> None:
         raise UserError(f"level {level} of {name}: levels go from 1 to {LEVELS}")
 
 
-def _check_types(type_index: Array, batch: int) -> Array:
+def _check_types(type_index: Array, batch: int, among: Sequence[str]) -> Array:
     """`type_index` as int32 [B, D]."""
+    types_by_group(among)  # refuses unknown names
     types = jnp.asarray(type_index)
     if types.ndim not in (1, 2) or len(types) != batch or not jnp.issubdtype(types.dtype, jnp.integer):
         raise UserError(f"type_index is {types.dtype} {types.shape}, expected integers [{batch}] or [{batch}, D]")
@@ -235,6 +244,9 @@ def _check_types(type_index: Array, batch: int) -> Array:
         low, high = known.min(), known.max()
         if low < -1 or high >= len(TYPES):
             raise UserError(f"type_index from {low} to {high}: types go from 0 to {len(TYPES) - 1}, -1 is none")
+        others = sorted({TYPES[index] for index in np.unique(known) if index >= 0} - set(among))
+        if others:
+            raise UserError(f"type_index holds {', '.join(others)}, not among {', '.join(among)}")
     types = types.astype(jnp.int32)
     return types if types.ndim == 2 else types[:, None]
 

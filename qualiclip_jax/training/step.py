@@ -76,7 +76,7 @@ def degrade_batch(crops: jax.Array, example: jax.Array, recipe: Recipe) -> tuple
     types = draw_types(example, recipe)
     keys = example_keys(recipe.seed, STREAM_DEGRADATIONS, example)
     if not recipe.camera:
-        return degradations.degrade_pairs(crops, types, keys, levels=recipe.levels), _severities(types, recipe)
+        return _degrade_by_types(crops, types, keys, recipe), _severities(types, recipe)
     by_camera = drawn_for_camera(example, recipe)
     camera_keys = example_keys(recipe.seed, STREAM_CAMERA, example)
     levels = jnp.where(by_camera[:, None], _camera_levels(camera_keys, recipe), 0)  # at level 0 nothing is computed
@@ -85,10 +85,14 @@ def degrade_batch(crops: jax.Array, example: jax.Array, recipe: Recipe) -> tuple
     if recipe.camera == 1:
         return images, severities
     types = jnp.where(by_camera if types.ndim == 1 else by_camera[:, None], NO_DEGRADATION, types)
-    of_types = degradations.degrade_pairs(crops, types, keys, levels=recipe.levels)
+    of_types = _degrade_by_types(crops, types, keys, recipe)
     where = by_camera[:, None, None]
     images = jnp.where(where[..., None, None, None], images, of_types)
     return images, jnp.where(where, severities, _severities(types, recipe))
+
+
+def _degrade_by_types(crops: jax.Array, types: jax.Array, keys: jax.Array, recipe: Recipe) -> jax.Array:
+    return degradations.degrade_pairs(crops, types, keys, levels=recipe.levels, among=recipe.types)
 
 
 def describe(example: np.ndarray, severities: np.ndarray, recipe: Recipe) -> list[str]:

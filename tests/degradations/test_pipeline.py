@@ -114,6 +114,18 @@ def test_both_strategies_compute_the_same(photos, each_type, degraded):
     assert difference[smooth].max() <= 1.01 / 255
 
 
+def test_only_the_types_that_may_occur_are_compiled(keys, photos, degraded):
+    """And their pixels stay the same, bit for bit."""
+    among = ("darken", "motion_blur", "white_noise")
+    kinds = np.array([TYPES.index(name) for name in (*among, "jpeg")])
+    crops, types = repeated(photos[:2])[:4], jnp.stack([jnp.full(4, -1), kinds], axis=1)
+    output = jax.jit(lambda types: degrade_pairs(crops, types, keys[kinds], among=among))(types)
+    np.testing.assert_array_equal(output[:3], degraded[kinds[:3]])
+    np.testing.assert_allclose(output[3], np.broadcast_to(photos[:2] / np.float32(255), output[3].shape), atol=1e-7)
+    with pytest.raises(UserError, match="type_index holds jpeg, not among darken, motion_blur, white_noise"):
+        degrade_pairs(crops, types, keys[kinds], among=among)
+
+
 @pytest.mark.parametrize("name", ["gaussian_blur", "motion_blur", "white_noise", "color_block", "sharpen"])
 def test_pairs_are_degrade_of_each_level(keys, photos, degraded, name):
     kind = TYPES.index(name)

@@ -11,10 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from qualiclip_jax import cli, degradations
+from qualiclip_jax import cli
 from qualiclip_jax.data.builders import IMAGE_SETS
 from tests.data.builders import miniatures
-from tests.training.quick_train import add_noise
 
 ROOT = Path(__file__).parents[2]
 TINY = str(ROOT / "tests/training/tiny.py")
@@ -55,7 +54,6 @@ def in_process(command):
 
 def test_from_data_to_the_table(reproduce, downloads, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("TFDS_DATA_DIR", "elsewhere")
-    monkeypatch.setattr(degradations, "degrade_pairs", add_noise)  # the 24 take long to compile
     ran = []
 
     def run(command):

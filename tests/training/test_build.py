@@ -8,13 +8,12 @@ import pytest
 from flax import nnx
 from safetensors.numpy import save_file
 
-from qualiclip_jax import checkpoint, degradations, models, prompts, train, zoo
+from qualiclip_jax import checkpoint, models, prompts, train, zoo
 from qualiclip_jax.errors import UserError
 from qualiclip_jax.models import lite
 from qualiclip_jax.models.clip_config import image_config
 from qualiclip_jax.models.tree import Skeleton
 from qualiclip_jax.training import build, loop
-from tests.training.quick_train import add_noise
 from tests.training.test_config import TINY
 
 PAIRS = prompts.PAIRS[:3]
@@ -74,8 +73,7 @@ def test_other_prompts_need_the_text_encoder(saved):
             build.build_model(config)
 
 
-def test_a_run_starts_from_the_best_checkpoint_of_another(tmp_path, monkeypatch):
-    monkeypatch.setattr(degradations, "degrade_pairs", add_noise)  # which compiles fast
+def test_a_run_starts_from_the_best_checkpoint_of_another(tmp_path):
     loop.train(train.parse(["--config", TINY, "--config.steps=2"])[0], tmp_path / "one")
     loop.train(config_from(tmp_path / "one", "--config.steps=1"), tmp_path / "two")
     trained = checkpoint.load_model(tmp_path / "one/checkpoints/2")

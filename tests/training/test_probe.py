@@ -12,7 +12,6 @@ from qualiclip_jax.errors import UserError
 from qualiclip_jax.training import build, loop, probe
 from qualiclip_jax.training.signals import StopSignals
 from qualiclip_jax.training.step import draw_types
-from tests.training.quick_train import add_noise
 from tests.training.test_config import TINY
 
 PAIRS = ("Good photo.", "Bad photo.", "Sharp image.", "Blurry image.")
@@ -71,9 +70,8 @@ def test_tones_add_the_strength_of_exposure_and_colour():
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _cheap_degradation():
-    with pytest.MonkeyPatch.context() as patch, jax.numpy_dtype_promotion("standard"):
-        patch.setattr(degradations, "degrade_pairs", add_noise)
+def _as_optax_needs_it():
+    with jax.numpy_dtype_promotion("standard"):
         yield
 
 

@@ -16,7 +16,6 @@ from qualiclip_jax import checkpoint
 from qualiclip_jax.storage import read_jsonl
 
 TINY = str(Path(__file__).with_name("tiny.py"))
-QUICK = (str(Path(__file__).with_name("quick_train.py")),)  # one cheap degradation in place of the 24
 STEPS = 12
 FIELDS = [f"--config.steps={STEPS}", "--config.checkpoint.every=3"]
 
@@ -27,8 +26,9 @@ def environment():
     return os.environ | {"XLA_FLAGS": ""}
 
 
-def start(workdir, environment, *fields, program=("-m", "qualiclip_jax.train")):
-    command = [sys.executable, *program, "--config", TINY, "--workdir", str(workdir), *FIELDS, *fields]
+def start(workdir, environment, *fields):
+    command = [sys.executable, "-m", "qualiclip_jax.train", "--config", TINY, *FIELDS, *fields]
+    command += ["--workdir", str(workdir)]
     return subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     )
@@ -93,7 +93,7 @@ def test_signals_save_and_say_so(tmp_path, environment, uninterrupted, number, s
 
 def test_loss_that_is_not_finite_stops_the_run_and_saves_nothing_of_it(tmp_path, environment):
     fields = ("--config.learning_rate=1e30", "--config.optimizer.clip_norm=0.0")
-    output = finish(start(tmp_path, environment, *fields, program=QUICK), 1)
+    output = finish(start(tmp_path, environment, *fields), 1)
     assert "is not finite" in output
     assert "step " in output
     for entry in (tmp_path / "checkpoints").iterdir():
@@ -126,6 +126,6 @@ def test_photos_that_are_not_used_as_they_are_are_counted_at_the_end(tmp_path, e
         Image.fromarray(rng.integers(0, 256, (side, 40, 3), dtype=np.uint8)).save(tmp_path / f"{k:02d}.png")
     broken = tmp_path / "07.png"
     broken.write_bytes(broken.read_bytes()[:500])
-    output = finish(start(tmp_path / "run", environment, f"--config.data.source=folder:{tmp_path}", program=QUICK))
+    output = finish(start(tmp_path / "run", environment, f"--config.data.source=folder:{tmp_path}"))
     assert output.count("07.png") == 1
     assert "photos     24 tried: 1 could not be read, 2 enlarged to the crop size\ndone: 12 steps" in output

@@ -9,20 +9,14 @@ import optax
 import pytest
 from flax import nnx
 
-from qualiclip_jax import degradations, train
+from qualiclip_jax import train
 from qualiclip_jax.degradations import camera
 from qualiclip_jax.degradations.catalog import FACTORS, factor_matrix
 from qualiclip_jax.training import build, parallel
 from qualiclip_jax.training.state import create_state
 from qualiclip_jax.training.step import degrade_batch, describe, drawn_for_camera, loss_fn, train_step
-from tests.training.quick_train import add_noise
 
 TINY = __file__.replace("test_step", "tiny")
-
-
-@pytest.fixture(autouse=True)
-def _cheap_degradation(monkeypatch):
-    monkeypatch.setattr(degradations, "degrade_pairs", add_noise)
 
 
 @pytest.fixture(scope="module")

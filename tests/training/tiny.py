@@ -20,6 +20,7 @@ def get_config():
     c.model.image.heads = 2
     c.model.position = "none"
     c.optimizer.clip_norm = 1.0
+    c.degradations.types = ("motion_blur", "white_noise")  # all 24 take long to compile
     c.checkpoint.every = 2
     c.eval.every = 0
     c.eval.photos = ""

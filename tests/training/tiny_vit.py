@@ -21,6 +21,7 @@ def get_config():
     c.model.image.heads = 2
     c.model.image.image_size = 32
     c.degradations.levels = 3
+    c.degradations.types = ("motion_blur", "white_noise")  # all 24 take long to compile
     c.checkpoint.every = 5
     c.eval.every = 0
     c.eval.photos = ""
