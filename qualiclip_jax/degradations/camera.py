@@ -99,6 +99,7 @@ class Faults(NamedTuple):
       strengths: float32 [K], of `FACTORS`: 0 is off, others 0.3 to 1; that of exposure is negative when it is too dark.
       air, angle, bend, denoise, hue, enlarger: as in `Settings`.
       first_jpeg: strength of the earlier JPEG as a share of that of the last, 0 to 1; 0 is none.
+      held: float32 [K], the level, 0 to 1, that a factor keeps at any level; NaN for those that follow the level.
     """
 
     strengths: Array
@@ -109,10 +110,15 @@ class Faults(NamedTuple):
     hue: Array
     enlarger: Array
     first_jpeg: Array
+    held: Array | float = math.nan
+
+    def scaled(self, level: Number) -> Array:
+        """The strengths [K] at a level, 0 (nothing at all) to 1 (full strength)."""
+        return self.strengths * jnp.where(jnp.isnan(self.held) | (level == 0), level, self.held)
 
     def at(self, level: Number) -> Settings:
         """The settings at a level, 0 (nothing) to 1 (full strength)."""
-        scaled = dict(zip(FACTORS, self.strengths * level))
+        scaled = dict(zip(FACTORS, self.scaled(level)))
         exposure = scaled["exposure"]
         return Settings(
             exposure=exposure * jnp.where(exposure < 0, -DARKEST, BRIGHTEST),
@@ -142,6 +148,7 @@ def simulate(
     *,
     probabilities: Sequence[float] = PROBABILITIES,
     local: float = 0.0,
+    alone: float = 0.0,
     strategy: str | None = None,
 ) -> tuple[Array, Array]:
     """Degrades both crops of every image by faults of its own, at given levels, and tells how severe they are.
@@ -157,6 +164,8 @@ def simulate(
       probabilities: that each of `FACTORS` is on, K numbers in [0, 1]. If none is, the one nearest to it is.
       local: share of the images, 0 to 1, whose faults before `shrink` and `jpeg` are local: they fade out by a smooth
         mask, the same for both crops, and count by its mean.
+      alone: share of the images, 0 to 1, of which one fault alone follows the levels. The others stay at a level drawn
+        for the image (after SHAMISA, arXiv 2603.13669).
       strategy: as in `degrade_pairs`: "scan" (CPU) or "levels" (GPU, TPU).
 
     Returns:
@@ -171,10 +180,10 @@ def simulate(
     levels = _check_levels(levels, batch)  # [B, L]
     count = levels.shape[1]
     pipeline.check_strategy(strategy)
-    _check_shares(probabilities, local)
+    _check_shares(probabilities, local=local, alone=alone)
     keys = pipeline.keys_of_images(key, batch)
     fault_keys, noise_keys, mask_keys = jnp.moveaxis(jax.vmap(lambda key: jax.random.split(key, 3))(keys), 1, 0)
-    faults = jax.vmap(draw, in_axes=(0, None))(fault_keys, probabilities)
+    faults = jax.vmap(draw, in_axes=(0, None, None))(fault_keys, probabilities, alone)
     height, width = crops.shape[2:4]
     masks = jax.vmap(lambda key: _mask(key, height, width, local))(mask_keys) if local else None
 
@@ -204,7 +213,7 @@ def simulate(
 
         images = jax.lax.map(one_place, places).reshape(batch, count, *crops.shape[1:])
 
-    severities = jnp.abs(faults.strengths)[:, None] * levels[..., None]
+    severities = jnp.abs(jax.vmap(lambda faults, levels: jax.vmap(faults.scaled)(levels))(faults, levels))  # [B, L, K]
     if masks is not None:
         of_file = jnp.array([name in ("shrink", "jpeg") for name in FACTORS])
         severities *= jnp.where(of_file, 1.0, masks.mean((1, 2, 3))[:, None])[:, None]
@@ -266,12 +275,13 @@ def of_factor(settings: Settings, name: str) -> Number:
     return setting
 
 
-def draw(key: Array, probabilities: Array | Sequence[float] = PROBABILITIES) -> Faults:
+def draw(key: Array, probabilities: Array | Sequence[float] = PROBABILITIES, alone: float = 0.0) -> Faults:
     """Draws the faults of one image: at least one factor is on, its strength uniform in 0.3 to 1.
 
     Args:
       key: one key.
       probabilities: that each of `FACTORS` is on.
+      alone: probability that one factor alone follows the level.
     """
     on_key, strength_key, detail_key = jax.random.split(key, 3)
     probabilities = jnp.asarray(probabilities, jnp.float32)
@@ -281,6 +291,8 @@ def draw(key: Array, probabilities: Array | Sequence[float] = PROBABILITIES) -> 
     strengths = jnp.where(on, jax.random.uniform(strength_key, on.shape, minval=WEAKEST), 0.0)
     too_dark, air, angle, bend, smooth, amount, hue, enlarger, twice, first = jax.random.uniform(detail_key, (10,))
     strengths *= jnp.where(jnp.arange(len(FACTORS)) == 0, jnp.where(too_dark < 0.6, -1.0, 1.0), 1.0)
+    whether, held, *ranks = jax.random.uniform(jax.random.fold_in(key, 3), (2 + len(FACTORS),))
+    follows = (whether >= alone) | (jnp.arange(len(FACTORS)) == jnp.argmax(jnp.where(on, jnp.stack(ranks), 0.0)))
     return Faults(
         strengths=strengths,
         air=0.5 + 0.45 * air,
@@ -290,6 +302,7 @@ def draw(key: Array, probabilities: Array | Sequence[float] = PROBABILITIES) -> 
         hue=360 * hue,
         enlarger=jnp.floor(3 * enlarger),
         first_jpeg=jnp.where(twice < 0.3, first, 0.0),
+        held=jnp.where(follows, jnp.nan, held),
     )
 
 
@@ -373,10 +386,11 @@ def _check_levels(levels: Array | np.ndarray | Sequence[float], batch: int) -> A
     return jnp.broadcast_to(levels, (batch, levels.shape[-1]))
 
 
-def _check_shares(probabilities: Sequence[float], local: float) -> None:
+def _check_shares(probabilities: Sequence[float], **shares: float) -> None:
     if len(probabilities) != len(FACTORS) or not all(0 <= p <= 1 for p in probabilities):
         raise UserError(f"probabilities {tuple(probabilities)}: expected {len(FACTORS)} numbers in 0..1, of {FACTORS}")
     if not any(probabilities):
         raise UserError("probabilities are all 0: at least one factor must be possible")
-    if not 0 <= local <= 1:
-        raise UserError(f"local = {local}: a share of the images, 0 to 1")
+    for name, share in shares.items():
+        if not 0 <= share <= 1:
+            raise UserError(f"{name} = {share}: a share of the images, 0 to 1")

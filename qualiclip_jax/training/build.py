@@ -126,6 +126,7 @@ def build_recipe(config: ConfigDict, model: models.Model, steps: int) -> tuple[R
         camera=config.degradations.camera,
         continuous=config.degradations.continuous,
         local=config.degradations.local,
+        alone=config.degradations.alone,
         margins={
             "margin_consistency": config.loss.margin_consistency,
             "margin_rank": config.loss.margin_rank,

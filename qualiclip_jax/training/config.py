@@ -68,6 +68,7 @@ def default_config() -> ConfigDict:
     c.degradations.camera = 0.0  # share of the images that the chain of a camera degrades instead, 0 to 1
     c.degradations.continuous = False  # camera: levels drawn for each image, evenly apart; else from 0 to 1
     c.degradations.local = 0.0  # camera: share of its images whose faults are local
+    c.degradations.alone = 0.0  # camera: share of its images of which one fault follows the level and the others stay
 
     c.loss = ConfigDict()
     c.loss.margin_consistency = 2.5e-3
@@ -317,14 +318,14 @@ def check(config: ConfigDict) -> None:
 def _check_camera(config: ConfigDict, require: Callable[[bool, str, str], None]) -> None:
     """Checks the levels, what only the camera's chain has, and the ranking by severity."""
     d, loss = config.degradations, config.loss
-    for field, share in (("camera", d.camera), ("local", d.local)):
+    for field, share in (("camera", d.camera), ("local", d.local), ("alone", d.alone)):
         require(share <= 1, f"degradations.{field}", "a share of the images, 0 to 1")
     most, more = (20, "") if d.camera == 1 else (LEVELS, " (20 with degradations.camera 1)")
     least = 2
     if loss.weight_across and d.camera < 1:
         least, more = math.floor(objective.LEAST_GAP * LEVELS) + 2, more + " with loss.weight_across"
     require(least <= d.levels <= most, "degradations.levels", f"{least} to {most}{more}")
-    for field, value in (("continuous", d.continuous), ("local", d.local)):
+    for field, value in (("continuous", d.continuous), ("local", d.local), ("alone", d.alone)):
         require(not value or d.camera > 0, f"degradations.{field}", f"{type(value)()} without degradations.camera")
     require(all(isinstance(name, str) for name in loss.factors), "loss.factors", "names of factors")
     require(

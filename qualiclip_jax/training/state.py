@@ -56,6 +56,7 @@ class Recipe:
       camera: share of the images degraded by the camera's chain instead.
       continuous: whether the chain's levels are drawn for each image.
       local: share of the chain's images with local faults.
+      alone: share of the chain's images of which one fault alone follows the level.
       margins: keywords of `objective.margin_losses`.
       weights: of the losses, by their names.
       ema_decay: 0 for none.
@@ -79,6 +80,7 @@ class Recipe:
     camera: float = 0.0
     continuous: bool = False
     local: float = 0.0
+    alone: float = 0.0
     ema_decay: float = 0.0
     accumulate: int = 1
     train_batch_norm: bool = False

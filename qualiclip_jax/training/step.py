@@ -81,7 +81,7 @@ def degrade_batch(crops: jax.Array, example: jax.Array, recipe: Recipe) -> tuple
     camera_keys = example_keys(recipe.seed, STREAM_CAMERA, example)
     levels = jnp.where(by_camera[:, None], _camera_levels(camera_keys, recipe), 0)  # at level 0 nothing is computed
     chain_keys = jax.vmap(jax.random.fold_in, (0, None))(camera_keys, 2)
-    images, severities = camera.simulate(crops, chain_keys, levels, local=recipe.local)
+    images, severities = camera.simulate(crops, chain_keys, levels, local=recipe.local, alone=recipe.alone)
     if recipe.camera == 1:
         return images, severities
     types = jnp.where(by_camera if types.ndim == 1 else by_camera[:, None], NO_DEGRADATION, types)

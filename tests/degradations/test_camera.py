@@ -261,6 +261,24 @@ def test_local_faults_leave_some_of_the_picture_as_it_was(photos):
     np.testing.assert_allclose(share[:, JPEG], 1, rtol=1e-6)  # the file is compressed everywhere
 
 
+def test_one_fault_alone_follows_the_levels(photos):
+    """The others stay as they are, from the first level above 0 on."""
+    on = tuple(float(name in ("exposure", "contrast", "jpeg")) for name in FACTORS)
+    crops = np.broadcast_to(photos[:2], (16, *photos[:2].shape))
+    run = jax.jit(lambda: camera.simulate(crops, jax.random.key(0), [0, 0.5, 1], probabilities=on, alone=0.5)[1])
+    none, half, full = np.moveaxis(np.asarray(run()), 1, 0)  # severities [B, K]
+    assert not none.any()
+    np.testing.assert_array_equal(half > 0, np.broadcast_to(np.array(on) > 0, half.shape))
+    follows = full > 1.001 * half
+    np.testing.assert_allclose(full[follows], 2 * half[follows], rtol=1e-6)
+    assert set(follows.sum(1)) == {1, 3}
+    assert follows[follows.sum(1) == 1].any(0).sum() > 1  # not the same one in all images
+
+    faults = camera.draw(jax.random.key(1), on, alone=1.0)
+    mild, severe = faults.at(0.2), faults.at(0.9)
+    assert [float(camera.of_factor(mild, name)) != camera.of_factor(severe, name) for name in FACTORS].count(True) == 1
+
+
 def test_severities_of_types_are_their_level():
     types = jnp.array([[TYPES.index("jpeg"), -1], [TYPES.index("lens_blur"), TYPES.index("darken")]])
     severities = camera.severities_of_types(types, 4)
@@ -278,6 +296,7 @@ def test_severities_of_types_are_their_level():
         (lambda x, k: camera.simulate(x, k, []), ["(0,)"]),
         (lambda x, k: camera.simulate(x, k, [1], strategy="best"), ["best", "scan"]),
         (lambda x, k: camera.simulate(x, k, [1], local=2), ["local = 2"]),
+        (lambda x, k: camera.simulate(x, k, [1], alone=-1), ["alone = -1"]),
         (lambda x, k: camera.simulate(x, k, [1], probabilities=(1,)), ["10 numbers", "exposure"]),
         (lambda x, k: camera.simulate(x, k, [1], probabilities=(0,) * 10), ["all 0"]),
         (lambda x, k: camera.simulate(x[0], k, [1]), ["[batch, 2, height, width, 3]"]),

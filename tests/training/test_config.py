@@ -126,6 +126,7 @@ def test_unlocked_configs_are_checked_field_by_field(tmp_path, change, message):
         ("degradations.camera", 1.5),
         ("degradations.continuous", True),
         ("degradations.local", 0.5),
+        ("degradations.alone", 0.5),
         ("loss.factors", ("blur",)),
         ("loss.factors", ("all", "jpeg")),
         ("optimizer.name", "adam"),

@@ -1,4 +1,4 @@
-"""Runs that are killed, interrupted, preempted or broken, in processes of their own."""
+"""Runs that are killed, interrupted and preempted, in processes of their own; and what ends or refuses one."""
 
 import json
 import os
@@ -8,30 +8,58 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
-from qualiclip_jax import checkpoint
+from qualiclip_jax import checkpoint, cli, train
 from qualiclip_jax.storage import read_jsonl
 
 TINY = str(Path(__file__).with_name("tiny.py"))
-STEPS = 12
+STEPS = 24
 FIELDS = [f"--config.steps={STEPS}", "--config.checkpoint.every=3"]
 
 
 @pytest.fixture(scope="module")
 def environment():
     """One device."""
-    return os.environ | {"XLA_FLAGS": ""}
+    return os.environ | {"XLA_FLAGS": os.environ["XLA_FLAGS"].replace("device_count=4", "device_count=1")}
 
 
-def start(workdir, environment, *fields):
-    command = [sys.executable, "-m", "qualiclip_jax.train", "--config", TINY, *FIELDS, *fields]
-    command += ["--workdir", str(workdir)]
-    return subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
-    )
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """A folder of 24 photos: one is broken, two are smaller than the crops."""
+    folder = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
+    for k in range(24):
+        side = 20 if k in (3, 4) else 40
+        Image.fromarray(rng.integers(0, 256, (side, 40, 3), dtype=np.uint8)).save(folder / f"{k:02d}.png")
+    broken = folder / "07.png"
+    broken.write_bytes(broken.read_bytes()[:500])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def start(photos, environment):
+    """A function that starts a run in a process of its own."""
+
+    def start(workdir):
+        command = [sys.executable, "-m", "qualiclip_jax.train", *arguments(workdir, photos)]
+        return subprocess.Popen(
+            command,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    return start
+
+
+def arguments(workdir, photos, *fields):
+    return ["--config", TINY, "--workdir", str(workdir), f"--config.data.source=folder:{photos}", *FIELDS, *fields]
 
 
 def finish(process, status=0):
@@ -53,79 +81,75 @@ def arrays_of(folder):
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory, environment):
+def uninterrupted(tmp_path_factory, start):
+    """The working directory and the output of a whole run."""
     workdir = tmp_path_factory.mktemp("uninterrupted")
-    finish(start(workdir, environment))
-    return workdir
+    return workdir, finish(start(workdir))
 
 
-def assert_same_end(workdir, uninterrupted):
-    ours, theirs = (arrays_of(d / "checkpoints" / str(STEPS) / "training") for d in (workdir, uninterrupted))
+def test_killed_interrupted_and_preempted_it_ends_with_the_same_bits(tmp_path, start, uninterrupted):
+    process = start(tmp_path)
+    wait_for_step(process, tmp_path, 4)
+    process.kill()
+    process.communicate()
+    for number, status, step in ((signal.SIGINT, 130, 8), (signal.SIGTERM, 0, 14)):
+        process = start(tmp_path)
+        wait_for_step(process, tmp_path, step)
+        process.send_signal(number)
+        output = finish(process, status)
+        saved = max(int(entry.name) for entry in (tmp_path / "checkpoints").iterdir() if entry.name.isdigit())
+        assert saved >= step
+        assert f"step {saved} is saved" in output
+    finish(start(tmp_path))
+    ours, theirs = (arrays_of(d / "checkpoints" / str(STEPS) / "training") for d in (tmp_path, uninterrupted[0]))
     assert ours.keys() == theirs.keys()
     for name in ours:
         np.testing.assert_array_equal(ours[name], theirs[name])
-    losses = [[(row["step"], row["loss"]) for row in read_jsonl(d / "metrics.jsonl")] for d in (workdir, uninterrupted)]
+    losses = [
+        [(row["step"], row["loss"]) for row in read_jsonl(d / "metrics.jsonl")] for d in (tmp_path, uninterrupted[0])
+    ]
     assert losses[0] == losses[1]
 
 
-def test_killed_twice_ends_with_the_same_bits(tmp_path, environment, uninterrupted):
-    for step in (4, 10):
-        process = start(tmp_path, environment)
-        wait_for_step(process, tmp_path, step)
-        process.kill()
-        process.communicate()
-    finish(start(tmp_path, environment))
-    assert_same_end(tmp_path, uninterrupted)
+def test_photos_that_are_not_used_as_they_are_are_counted_at_the_end(uninterrupted):
+    _, output = uninterrupted
+    assert output.count("07.png") == 1
+    assert f"photos     24 tried: 1 could not be read, 2 enlarged to the crop size\ndone: {STEPS} steps" in output
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
-def test_signals_save_and_say_so(tmp_path, environment, uninterrupted, number, status):
-    process = start(tmp_path, environment, "--config.checkpoint.every=1000")
-    wait_for_step(process, tmp_path, 2)
-    process.send_signal(number)
-    output = finish(process, status)
-    saved = max(int(entry.name) for entry in (tmp_path / "checkpoints").iterdir() if entry.name.isdigit())
-    assert saved >= 2
-    assert f"step {saved} is saved" in output
-    finish(start(tmp_path, environment, "--config.checkpoint.every=1000"))
-    assert_same_end(tmp_path, uninterrupted)
+@pytest.fixture
+def train_here(photos, capfd):
+    """A function that runs the command in this process and gives its status and what it printed."""
+
+    def train_here(workdir, *fields):
+        with jax.numpy_dtype_promotion("standard"):  # optax needs it
+            status = cli.run(train.main, arguments(workdir, photos, *fields))
+        return status, "".join(capfd.readouterr())
+
+    return train_here
 
 
-def test_loss_that_is_not_finite_stops_the_run_and_saves_nothing_of_it(tmp_path, environment):
-    fields = ("--config.learning_rate=1e30", "--config.optimizer.clip_norm=0.0")
-    output = finish(start(tmp_path, environment, *fields), 1)
+def test_loss_that_is_not_finite_stops_the_run_and_saves_nothing_of_it(tmp_path, train_here):
+    status, output = train_here(tmp_path, "--config.learning_rate=1e30", "--config.optimizer.clip_norm=0.0")
+    assert status == cli.FAILED
     assert "is not finite" in output
     assert "step " in output
     for entry in (tmp_path / "checkpoints").iterdir():
         arrays = arrays_of(entry / "model")
-        assert np.all(np.isfinite(np.concatenate([np.ravel(x) for x in _leaves(arrays)])))
+        assert np.all(np.isfinite(np.concatenate([np.ravel(x) for x in jax.tree.leaves(arrays)])))
 
 
-def _leaves(tree):
-    return [leaf for x in tree.values() for leaf in _leaves(x)] if isinstance(tree, dict) else [tree]
-
-
-def test_finished_run_is_left_alone_and_another_config_is_refused(environment, uninterrupted):
-    before = sorted(path.stat().st_mtime_ns for path in (uninterrupted / "checkpoints").rglob("*"))
-    assert f"done: {STEPS} steps" in finish(start(uninterrupted, environment))
-    assert sorted(path.stat().st_mtime_ns for path in (uninterrupted / "checkpoints").rglob("*")) == before
-    output = finish(start(uninterrupted, environment, "--config.seed=5"), 1)
+def test_finished_run_is_left_alone_and_another_config_is_refused(train_here, uninterrupted):
+    workdir, _ = uninterrupted
+    before = sorted(path.stat().st_mtime_ns for path in (workdir / "checkpoints").rglob("*"))
+    assert f"done: {STEPS} steps" in train_here(workdir)[1]
+    assert sorted(path.stat().st_mtime_ns for path in (workdir / "checkpoints").rglob("*")) == before
+    status, output = train_here(workdir, "--config.seed=5")
+    assert status == cli.FAILED
     assert "seed: 0 -> 5" in output
-    assert json.loads((uninterrupted / "config.json").read_text())["seed"] == 0
+    assert json.loads((workdir / "config.json").read_text())["seed"] == 0
 
 
-def test_workdir_that_cannot_be_written_is_said_first(tmp_path, environment):
+def test_workdir_that_cannot_be_written_is_said_first(tmp_path, train_here):
     (tmp_path / "file").write_text("")
-    assert "cannot be written" in finish(start(tmp_path / "file" / "run", environment), 1)
-
-
-def test_photos_that_are_not_used_as_they_are_are_counted_at_the_end(tmp_path, environment):
-    rng = np.random.default_rng(0)
-    for k in range(24):
-        side = 20 if k in (3, 4) else 40
-        Image.fromarray(rng.integers(0, 256, (side, 40, 3), dtype=np.uint8)).save(tmp_path / f"{k:02d}.png")
-    broken = tmp_path / "07.png"
-    broken.write_bytes(broken.read_bytes()[:500])
-    output = finish(start(tmp_path / "run", environment, f"--config.data.source=folder:{tmp_path}"))
-    assert output.count("07.png") == 1
-    assert "photos     24 tried: 1 could not be read, 2 enlarged to the crop size\ndone: 12 steps" in output
+    assert "cannot be written" in train_here(tmp_path / "file" / "run")[1]

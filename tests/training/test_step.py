@@ -118,15 +118,15 @@ def test_an_example_is_degraded_the_same_in_any_batch(run):
 def test_images_are_degraded_by_types_or_by_the_camera(run, monkeypatch):
     """With a chain in place of the camera's that darkens by the level: the right images, levels and severities."""
 
-    def darken(crops, key, levels, *, local):
+    def darken(crops, key, levels, *, local, alone):
         assert key.shape == (len(crops),)
-        assert local == 0.25
+        assert (local, alone) == (0.25, 0.125)
         severities = jnp.zeros((*levels.shape, len(FACTORS))).at[..., 0].set(levels)
         return crops[:, None] / 255 * (1 - levels[..., None, None, None, None]), severities
 
     monkeypatch.setattr(camera, "simulate", darken)
     recipe, _, batch = run
-    recipe = dataclasses.replace(recipe, camera=0.5, local=0.25)
+    recipe = dataclasses.replace(recipe, camera=0.5, local=0.25, alone=0.125)
     crops, example = jnp.concatenate([batch["crops"]] * 4), jnp.arange(16)
     by_camera = np.asarray(drawn_for_camera(example, recipe))
     assert 0 < by_camera.sum() < 16
