@@ -1,6 +1,7 @@
 """Score image files: python -m qualiclip_jax.score [--checkpoint MODEL] PATH... [--output FILE]"""
 
 import argparse
+import functools
 import math
 import os
 import sys
@@ -58,6 +59,12 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--xmp", action="store_true", help="write 1 to 5 stars by percentile into sidecars (PHOTO.xmp)")
     add("--keep-ratings", action="store_true", help="with --xmp: not where there is a rating")
     add = parser.add_argument
+    shards = parser.add_argument_group("for shards")
+    add = shards.add_argument
+    add("--format", choices=("parquet", "csv", "jsonl"), default="parquet", help="of the tables (default: parquet)")
+    add("--engine", choices=("local", "ray"), default="local", help="ray: score on a cluster of Ray")
+    add("--address", metavar="HOST:PORT", help="of the cluster, or auto; else Ray is started on this machine")
+    add = parser.add_argument
     add("-0", "--null", action="store_true", help="the list on standard input is separated by NUL (find -print0)")
     add("--part", type=_part, default=_own_part(), metavar="K/N", help="be one of N processes with the same list")
     args = parser.parse_args(argv)
@@ -103,6 +110,9 @@ def main(argv: Sequence[str]) -> int:
     args = parse(argv)
     if any(path.lower().endswith(SHARDS) for path in args.paths):
         return _score_shards(args)
+    for name, usual in (("format", "parquet"), ("engine", "local"), ("address", None)):
+        if getattr(args, name) != usual:
+            raise UserError(f"--{name} is for shards (.tar, .parquet)")
 
     from qualiclip_jax.inference import scoring  # slow to import: not before --help
     from qualiclip_jax.inference.selection import Selection
@@ -147,8 +157,26 @@ def _score_shards(args: argparse.Namespace) -> int:
     for name in (*photographers, "bursts", "xmp", "null"):
         if getattr(args, name) not in (None, False):
             raise UserError(f"--{name.replace('_', '-')} is not for shards")
+    engine: shards.Engine = shards.score_to_tables
+    if args.engine == "ray":
+        import jax
+
+        from qualiclip_jax.inference import ray
+
+        jax.config.update("jax_platforms", "cpu")  # the accelerators are for the actors
+        engine = functools.partial(ray.score_to_tables, checkpoint=args.checkpoint or "tiny", address=args.address)
+    elif args.address is not None:
+        raise UserError("--address goes with --engine ray")
     model = scoring.load(args.checkpoint)
-    outcome = shards.score_shards(model, args.paths, args.output, attributes=args.attributes, part=args.part)
+    outcome = shards.score_shards(
+        model,
+        args.paths,
+        args.output,
+        attributes=args.attributes,
+        part=args.part,
+        suffix=f".{args.format}",
+        engine=engine,
+    )
     wrote = f"wrote {printable(args.output)}: " if outcome.scored or outcome.failed else ""
     print(f"{wrote}{shards.summary(outcome)}; {HINT}", file=sys.stderr)
     if not outcome.failed and not outcome.broken:

@@ -102,14 +102,14 @@ def targets(shards: Iterable[str], folder: str, suffix: str) -> dict[str, str]:
 
 
 def score(
-    model: Scorer, shards: Iterable[str], advance: Callable[[], object] = lambda: None
+    model: Scorer, shards: Iterable[str], advance: Callable[[int], object] = lambda images: None
 ) -> Iterator[tuple[str, list[Row] | UserError]]:
     """Scores shards one after the other, without a pause between them.
 
     Args:
       model: a `QualiCLIP`.
       shards: see `members`.
-      advance: called after each image.
+      advance: called with the number 1 after each image.
 
     Yields:
       Each shard with a `Row` for each of its images, in their order; `path` is the key. Or with the reason why the
@@ -147,13 +147,16 @@ def score(
         row = Row(member.key, bytes=len(member.data) if isinstance(member.data, bytes) else None)
         if number in rows:
             rows[number][scored.index] = filled(row, scored, len(model.prompts))
-            advance()
+            advance(1)
         yield from done()
     yield from done()
 
 
 def score_to_tables(
-    model: "QualiCLIP", tables: Mapping[str, str], attributes: bool, advance: Callable[[], object] = lambda: None
+    model: "QualiCLIP",
+    tables: Mapping[str, str],
+    attributes: bool,
+    advance: Callable[[int], object] = lambda images: None,
 ) -> Iterator[Done]:
     """Scores shards, and writes their tables.
 
@@ -172,6 +175,9 @@ def score_to_tables(
             yield Done(shard, scored, len(rows) - scored)
 
 
+Engine = Callable[["QualiCLIP", Mapping[str, str], bool, Callable[[int], object]], Iterator[Done]]
+
+
 def score_shards(
     model: "QualiCLIP",
     arguments: Sequence[str],
@@ -180,6 +186,7 @@ def score_shards(
     attributes: bool = False,
     part: tuple[int, int] = (1, 1),
     suffix: str = ".parquet",
+    engine: Engine = score_to_tables,
 ) -> Outcome:
     """Scores shards and writes a table for each, with progress.
 
@@ -190,16 +197,19 @@ def score_shards(
       attributes: whether tables have a column for each antonym pair.
       part: (K, N): take every N-th shard, from the K-th on.
       suffix: the format of the tables, one of `formats.FORMATS`.
+      engine: what does the work; like `score_to_tables`.
 
     Raises:
       UserError: two shards of one name, tables of another model, a folder that cannot be written.
     """
+    if suffix == ".parquet" or any(argument.lower().endswith(".parquet") for argument in arguments):
+        tabular.pyarrow()
     tables = targets(itertools.chain.from_iterable(map(urls.expand, arguments)), folder, suffix)
     share = dict(itertools.islice(tables.items(), part[0] - 1, None, part[1]))
     missing = {shard: table for shard, table in share.items() if written(shard, table, model.fingerprint) is None}
     status = lambda: "compiling ..." if model.compiling else ""
     with Progress(None, "scoring", "image", status=status) as progress:
-        done = score_to_tables(model, missing, attributes, progress.advance)
+        done = engine(model, missing, attributes, progress.advance)
         return told(done, len(share), len(share) - len(missing), progress)
 
 

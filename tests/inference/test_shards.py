@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from qualiclip_jax import QualiCLIP, cli, score
+from qualiclip_jax import QualiCLIP, cli, score, tabular
 from qualiclip_jax.errors import UserError
 from qualiclip_jax.images import decode_image
 from qualiclip_jax.inference import urls
@@ -99,6 +99,21 @@ def test_tar_shards_and_a_second_run(files, resnet, tmp_path, capsys):
     assert run(tmp_path / "{00..01}.tar", "--output", out) == cli.IN_PART
     assert "4 scored, 1 failed; 1 shard scored before" in capsys.readouterr().err
     assert parquet.read_table(out / "01.scores.parquet") == first
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl"])
+def test_tables_in_other_formats(suffix, files, resnet, tmp_path, capsys):
+    (tmp_path / "00.tar").write_bytes(tar(files))
+    (tmp_path / "01.tar").write_bytes(tar({}))
+    arguments = (tmp_path / "*.tar", "--output", tmp_path / "out", "--format", suffix)
+    assert run(*arguments) == cli.IN_PART
+    rows = list(tabular.records(tmp_path / "out" / f"00.scores.{suffix}", ("path",)))
+    assert [row["path"] for row in rows] == list(files)
+    assert float(rows[0]["score"]) == pytest.approx(float(resnet.score(decode_image(files["000.png"]))[0]), abs=1e-5)
+    assert (tmp_path / "out" / f"01.scores.{suffix}").exists()  # no image: an empty table
+    capsys.readouterr()
+    assert run(*arguments) == cli.DONE
+    assert "0 scored, 0 failed; 2 shards scored before" in capsys.readouterr().err
 
 
 def test_a_shard_that_ends_early_has_no_table(files, tmp_path, capsys):
