@@ -55,21 +55,25 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     where.add_argument("--copy-to", type=Path, metavar="DIR", help="copy these photos there; nothing is overwritten")
     where.add_argument("--link-to", type=Path, metavar="DIR", help="hard-link them there")
     add("--bursts", action="store_true", help="group photos of one moment that look alike, and rank them")
-    add("--burst-gap", type=_seconds, metavar="S", help="seconds between two of them, at most (3)")
+    add("--burst-gap", type=_positive_number, metavar="S", help="seconds between two of them, at most (3)")
     add("--xmp", action="store_true", help="write 1 to 5 stars by percentile into sidecars (PHOTO.xmp)")
     add("--keep-ratings", action="store_true", help="with --xmp: not where there is a rating")
     add = parser.add_argument
-    shards = parser.add_argument_group("for shards")
-    add = shards.add_argument
-    add("--format", choices=("parquet", "csv", "jsonl"), default="parquet", help="of the tables (default: parquet)")
-    add("--engine", choices=("local", "ray"), default="local", help="ray: score on a cluster of Ray")
+    large = parser.add_argument_group("for large sets")
+    add = large.add_argument
+    add("--format", choices=("parquet", "csv", "jsonl"), default="parquet", help="of the tables of shards (parquet)")
+    add("--engine", choices=("local", "ray"), default="local", help="ray: score shards on a Ray cluster")
     add("--address", metavar="HOST:PORT", help="of the cluster, or auto; else Ray is started on this machine")
+    add("--dry-run", action="store_true", help="score a sample of 200, and tell what all will take")
+    add("--price", type=_positive_number, metavar="DOLLARS", help="with --dry-run: of an hour of this machine")
     add = parser.add_argument
     add("-0", "--null", action="store_true", help="the list on standard input is separated by NUL (find -print0)")
     add("--part", type=_part, default=_own_part(), metavar="K/N", help="be one of N processes with the same list")
     args = parser.parse_args(argv)
     if args.keep_ratings and not args.xmp:
         parser.error("--keep-ratings goes with --xmp")
+    if args.price is not None and not args.dry_run:
+        parser.error("--price goes with --dry-run")
     if args.burst_gap is not None and not args.bursts:
         parser.error("--burst-gap goes with --bursts")
     return args
@@ -92,11 +96,11 @@ def _number(text: str) -> float:
     return number
 
 
-def _seconds(text: str) -> float:
-    seconds = _number(text)
-    if seconds <= 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
-    return seconds
+def _positive_number(text: str) -> float:
+    number = _number(text)
+    if number <= 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return number
 
 
 def _own_part() -> tuple[int, int]:
@@ -108,7 +112,10 @@ def _own_part() -> tuple[int, int]:
 def main(argv: Sequence[str]) -> int:
     """Scores files; see `--help`. Returns an exit status."""
     args = parse(argv)
-    if any(path.lower().endswith(SHARDS) for path in args.paths):
+    shards = any(path.lower().endswith(SHARDS) for path in args.paths)
+    if args.dry_run:
+        return _estimate(args, shards)
+    if shards:
         return _score_shards(args)
     for name, usual in (("format", "parquet"), ("engine", "local"), ("address", None)):
         if getattr(args, name) != usual:
@@ -146,17 +153,40 @@ def main(argv: Sequence[str]) -> int:
     return cli.IN_PART if outcome.scored or outcome.rows is None else cli.FAILED
 
 
-def _score_shards(args: argparse.Namespace) -> int:
-    from qualiclip_jax.inference import scoring, shards
+def _estimate(args: argparse.Namespace, shards: bool) -> int:
+    from qualiclip_jax.inference import arguments, estimate, scoring, urls
 
+    if shards:
+        _check_shards(args)
+        names = [shard for path in args.paths for shard in urls.expand(path)]
+    else:
+        names, problems = arguments.collect(args.paths, args.null)
+        for problem in problems:
+            print(printable(str(problem)), file=sys.stderr)
+    if not (names := names[args.part[0] - 1 :: args.part[1]]):
+        raise UserError("there are no images to sample")
+    model = scoring.load(args.checkpoint)
+    found = estimate.of_shards(model, names) if shards else estimate.of_files(model, names, args.max_side)
+    print(found.text(args.price))
+    return cli.DONE if found.failed < found.sampled else cli.FAILED
+
+
+def _check_shards(args: argparse.Namespace) -> None:
+    """Raises UserError where there are photos among shards, or options that are not for them."""
     if others := [path for path in args.paths if not path.lower().endswith(SHARDS)]:
         raise UserError(f"{others[0]} is no shard, and others are: score them one after the other")
-    if args.output is None:
-        raise UserError("shards need an --output: a folder, where each gets a table of its own")
     photographers = ("report", "sort", "max_side", "explain", "maps", "worst", "best", "below", "copy_to", "link_to")
     for name in (*photographers, "bursts", "xmp", "null"):
         if getattr(args, name) not in (None, False):
             raise UserError(f"--{name.replace('_', '-')} is not for shards")
+
+
+def _score_shards(args: argparse.Namespace) -> int:
+    from qualiclip_jax.inference import scoring, shards
+
+    _check_shards(args)
+    if args.output is None:
+        raise UserError("shards need an --output: a folder, where each gets a table of its own")
     engine: shards.Engine = shards.score_to_tables
     if args.engine == "ray":
         import jax

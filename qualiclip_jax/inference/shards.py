@@ -6,6 +6,7 @@ them is read while the one before is scored.
 """
 
 import dataclasses
+import io
 import itertools
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -39,10 +40,12 @@ class Member:
     Attributes:
       key: its name there, or the number of its row.
       data: the bytes of the image file; or why there are none.
+      end: how many bytes of the shard come up to its end; of a Parquet file on average.
     """
 
     key: str
     data: bytes | ImageError
+    end: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,6 +93,12 @@ def members(shard: str) -> Iterator[Member]:
         yield from _of_tar(file) if shard.lower().endswith(".tar") else _of_parquet(file, shard)
 
 
+def count_about(shard: str, size: int, most: int) -> float:
+    """How many images a shard of so many bytes has, by the first `most` of them. Raises UserError as `members`."""
+    first = list(itertools.islice(members(shard), most))
+    return len(first) if len(first) < most else size / first[-1].end * len(first)
+
+
 def targets(shards: Iterable[str], folder: str, suffix: str) -> dict[str, str]:
     """Where the table of each shard goes. Raises UserError where two have the same name."""
     every = list(shards)
@@ -102,7 +111,10 @@ def targets(shards: Iterable[str], folder: str, suffix: str) -> dict[str, str]:
 
 
 def score(
-    model: Scorer, shards: Iterable[str], advance: Callable[[int], object] = lambda images: None
+    model: Scorer,
+    shards: Iterable[str],
+    advance: Callable[[int], object] = lambda images: None,
+    most: int | None = None,
 ) -> Iterator[tuple[str, list[Row] | UserError]]:
     """Scores shards one after the other, without a pause between them.
 
@@ -110,6 +122,7 @@ def score(
       model: a `QualiCLIP`.
       shards: see `members`.
       advance: called with the number 1 after each image.
+      most: take only so many images of each, the first ones; None for all.
 
     Yields:
       Each shard with a `Row` for each of its images, in their order; `path` is the key. Or with the reason why the
@@ -123,7 +136,7 @@ def score(
     def noted(number: int, shard: str) -> Iterator[Member]:
         rows[number], found = {}, 0
         try:
-            for member in members(shard):
+            for member in itertools.islice(members(shard), most):
                 found += 1
                 coming[next(images)] = number, member
                 yield member
@@ -246,7 +259,7 @@ def _of_tar(file: BinaryIO) -> Iterator[Member]:
             if info.isfile() and PurePosixPath(info.name).suffix.lower() in IMAGE_EXTENSIONS:
                 content = tar.extractfile(info)
                 assert content is not None
-                yield Member(info.name, content.read())
+                yield Member(info.name, content.read(), info.offset_data + info.size)
 
 
 def _of_parquet(file: BinaryIO, shard: str) -> Iterator[Member]:
@@ -262,6 +275,7 @@ def _of_parquet(file: BinaryIO, shard: str) -> Iterator[Member]:
         raise UserError(f"{shard}: no column of images (bytes, or paths in a column path) among {', '.join(kinds)}")
     key = next((name for name in _KEYS if name in kinds and name != column), None)
     wanted = [column] if key is None else [column, key]
+    each = file.seek(0, io.SEEK_END) / max(1, table.metadata.num_rows)
     rows = itertools.chain.from_iterable(batch.to_pylist() for batch in table.iter_batches(64, columns=wanted))
     for number, row in enumerate(rows):
         value, name = row[column], str(number if key is None else row[key])
@@ -269,7 +283,8 @@ def _of_parquet(file: BinaryIO, shard: str) -> Iterator[Member]:
             name, value = str(value.get("path") or name), value.get("bytes")
         if isinstance(value, str):
             name, value = value, _read_beside(shard, value)
-        yield Member(name, ImageError(name, "there is no image in this row") if value is None else value)
+        data = ImageError(name, "there is no image in this row") if value is None else value
+        yield Member(name, data, (number + 1) * each)
 
 
 def _read_beside(shard: str, path: str) -> bytes | ImageError:
