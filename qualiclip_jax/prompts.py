@@ -1,12 +1,15 @@
-"""Antonym prompts: pairs of texts -> CLIP tokens -> text features.
+"""Antonym prompts: pairs of texts -> tokens -> text features.
 
-The pairs that QualiCLIP was published with need no tokenizer: their token ids are kept here.
+The pairs that QualiCLIP was published with need no tokenizer in a CLIP: their token ids are kept here. SigLIP has
+another vocabulary and needs its tokenizer always.
 """
 
 import functools
+import json
 import pathlib
+import string
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Union
+from typing import TYPE_CHECKING, Any, Union
 
 import numpy as np
 
@@ -19,7 +22,7 @@ if TYPE_CHECKING:
 
 Array = Union[np.ndarray, "jax.Array"]
 
-CONTEXT_LENGTH = 77
+CONTEXT_LENGTH, SIGLIP_LENGTH = 77, 64
 START, END = 49406, 49407
 
 # Source: the QualiCLIP paper, arXiv 2403.11176; the positive prompt first.
@@ -42,6 +45,7 @@ TOKEN_IDS: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...] = (
     ((1400, 268, 3027, 2867, 269), (1042, 268, 3027, 2867, 269)),
     ((886, 1674, 269), (2103, 1674, 269)),
 )
+_NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 _KNOWN = {text: ids for texts, pair in zip(PAIRS, TOKEN_IDS) for text, ids in zip(texts, pair)}
 
 
@@ -114,10 +118,7 @@ def _tokenize(texts: list[str], tokenizer: str | pathlib.Path | None, example: s
             "tokenizer, i.e. a directory with tokenizer.json (or vocab.json and merges.txt) or a repository with one, "
             "such as openai/clip-vit-base-patch16"
         )
-    from qualiclip_jax.models import weights
-
-    path = weights.locate(tokenizer, tokenizer_only=True)
-    path = path.parent if path.is_file() else path
+    path = _tokenizer_folder(tokenizer)
     present = [(path / name).is_file() for name in ("tokenizer.json", "vocab.json", "merges.txt")]
     if not (present[0] or all(present[1:])):  # transformers would make an empty tokenizer of it
         raise UserError(f"prompts: no tokenizer in {path} (tokenizer.json, or vocab.json and merges.txt)")
@@ -135,6 +136,74 @@ def _tokenize(texts: list[str], tokenizer: str | pathlib.Path | None, example: s
         if row[0] != start or row[-1] != end or end in row[:-1]:  # the end token also stands for what is not known
             raise UserError(f"prompts: the tokenizer at {tokenizer} cannot write {text!r} as CLIP tokens")
     return rows
+
+
+def _tokenizer_folder(tokenizer: str | pathlib.Path) -> pathlib.Path:
+    from qualiclip_jax.models import weights
+
+    path = weights.locate(tokenizer, tokenizer_only=True)
+    return path.parent if path.is_file() else path
+
+
+def padded_tokens(
+    pairs: Sequence[Sequence[str]], tokenizer: str | pathlib.Path | None, length: int = SIGLIP_LENGTH
+) -> np.ndarray:
+    """SigLIP's tokens of antonym pairs.
+
+    SigLIP 2 was trained on texts in small letters; SigLIP before it also without punctuation.
+
+    Args:
+      pairs: P pairs (positive, negative).
+      tokenizer: as in `tokenize`; `tokenizer.json` and `tokenizer_config.json` must be there.
+      length: tokens of a text.
+
+    Returns:
+      int32 [P, 2, length]: text, end token, padding.
+
+    Raises:
+      UserError: the pairs are faulty (see `check_prompts`), a text is too long, or the tokenizer is not there.
+
+    Source: Siglip2Tokenizer and SiglipTokenizer of transformers. For the published files of SigLIP 2, its AutoTokenizer
+    takes GemmaTokenizer, which keeps capitals; SiglipTokenizer needs `sentencepiece`.
+    """
+    pairs = check_prompts(pairs)
+    if tokenizer is None:
+        raise UserError(
+            "prompts: a SigLIP has a vocabulary of its own: name its tokenizer, i.e. a directory with tokenizer.json "
+            "and tokenizer_config.json or a repository with them, such as google/siglip2-base-patch16-224"
+        )
+    path = _tokenizer_folder(tokenizer)
+    missing = [name for name in ("tokenizer.json", "tokenizer_config.json") if not (path / name).is_file()]
+    if missing:
+        raise UserError(f"prompts: no tokenizer of a SigLIP in {path}: {' and '.join(missing)} missing")
+
+    from tokenizers import Tokenizer
+
+    try:
+        encoder = Tokenizer.from_file(str(path / "tokenizer.json"))
+        encoder.no_padding()
+        encoder.no_truncation()
+        config = json.loads((path / "tokenizer_config.json").read_bytes())
+        end, padding = (encoder.token_to_id(_content(config[f"{name}_token"])) for name in ("eos", "pad"))
+        plain = "Siglip2" not in (kind := str(config.get("tokenizer_class"))) and "Siglip" in kind
+    except Exception as error:  # `tokenizers` raises plain exceptions
+        reason = f"{error} is missing" if isinstance(error, KeyError) else str(error).strip().split("\n")[0]
+        raise UserError(f"prompts: the tokenizer in {path} cannot be read: {reason}") from error
+    if end is None or padding is None:
+        raise UserError(f"prompts: the tokenizer in {path} has no end token, or nothing to fill up with")
+    rows = []
+    for text in (text for pair in pairs for text in pair):
+        text_in = " ".join(text.lower().translate(_NO_PUNCTUATION).split()) if plain else text.lower()
+        ids = [*encoder.encode(text_in, add_special_tokens=False).ids, end]
+        if len(ids) > length:
+            raise _too_long(text, len(ids), length)
+        rows.append(ids + [padding] * (length - len(ids)))
+    return np.array(rows, np.int32).reshape(len(pairs), 2, length)
+
+
+def _content(token: Any) -> str:
+    """A special token, which may be written as text or with how it is looked for."""
+    return str(token["content"] if isinstance(token, dict) else token)
 
 
 def text_features(
@@ -155,8 +224,11 @@ def text_features(
     """
     import jax.numpy as jnp
 
-    tokens = tokenize(pairs, tokenizer)
     config = clip.config.text
+    if config is not None and config.pool == "last":
+        tokens = padded_tokens(pairs, tokenizer, config.context_length)
+    else:
+        tokens = tokenize(pairs, tokenizer)
     if config is not None:
         lengths = (tokens != 0).sum(-1)
         if tokens.max() >= config.vocab_size or lengths.max() > config.context_length:
@@ -242,8 +314,8 @@ def random_text_features(num_pairs: int, dim: int, seed: int = 0) -> np.ndarray:
     return directions.reshape(num_pairs, 2, dim).astype(np.float32)
 
 
-def _too_long(text: str, tokens: int) -> UserError:
+def _too_long(text: str, tokens: int, length: int = CONTEXT_LENGTH) -> UserError:
     shown = text if len(text) <= 60 else text[:57] + "..."
     return UserError(
-        f"prompts: {shown!r} is {tokens} tokens with start and end, CLIP takes {CONTEXT_LENGTH} at most: shorten it"
+        f"prompts: {shown!r} is {tokens} tokens with start and end, the model takes {length} at most: shorten it"
     )

@@ -112,13 +112,6 @@ def _megabytes(name: str, millions: float) -> int:
     return round(size / 1e6)
 
 
-# Parameters in millions.
-_SIZES = {
-    **{"RN50": 102.0, "RN101": 119.7, "RN50x4": 178.3, "RN50x16": 291.0, "RN50x64": 623.3, "ViT-B/32": 151.3},
-    **{"ViT-B/16": 149.6, "ViT-L/14": 427.6, "ViT-L/14@336px": 427.9, "ViT-H-14": 986.1, "ViT-bigG-14": 2539.6},
-}
-
-
 def _entries() -> dict[str, Entry]:
     purpose = "the authors' QualiCLIP, trained without human ratings"
     table = [
@@ -134,8 +127,9 @@ def _entries() -> dict[str, Entry]:
               pairs=prompts.PAIRS[:1], metric="CLIP-IQA")
     )  # fmt: skip
     for name, backbone in backbones.TABLE.items():
-        purpose = "CLIP, zero-shot with QualiCLIP's seven pairs; to train from"
-        table.append(Entry(name, purpose, "MIT", _megabytes(backbone.repository, _SIZES[name]), name))
+        purpose = f"{backbone.family}, zero-shot with QualiCLIP's seven pairs; to train from"
+        size = _megabytes(backbone.repository, backbone.millions)
+        table.append(Entry(name, purpose, backbone.licence, size, name))
     return {entry.name: entry for entry in table}
 
 

@@ -19,7 +19,7 @@ from tests.parity.torch_clip import CLIP
 CONTEXT, WIDTH, VOCABULARY = 16, 16, 49408
 RESNET = {"embed_dim": 16, "quick_gelu": True, "vision_cfg": {"image_size": 32, "layers": [1, 1, 1, 1], "width": 4}}
 TEXT = {"context_length": 77, "vocab_size": VOCABULARY, "width": WIDTH, "heads": 1, "layers": 2}
-OPEN_CLIP = {"model_cfg": {**RESNET, "text_cfg": TEXT}, "preprocess_cfg": {"mean": [0.48, 0.46, 0.41]}}
+OPEN_CLIP = {"model_cfg": {**RESNET, "text_cfg": TEXT}, "preprocess_cfg": {"mean": [0.4815, 0.4578, 0.4082]}}
 LEARNED = {"koniq": "qualiclip+", **{name: f"qualiclip+-{name}" for name in ("clive", "flive", "spaq")}}
 
 

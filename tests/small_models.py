@@ -10,6 +10,14 @@ from qualiclip_jax.models import CLIP, CLIPConfig, EfficientNetConfig, ResNetCon
 PROMPTS = [("Good photo.", "Bad photo."), ("Sharp image.", "Blurry image."), ("Noise-free image.", "Noisy image.")]
 RESNET = CLIPConfig(embed_dim=32, image=ResNetConfig(layers=(1, 2, 1, 1), width=8, heads=4))
 VIT = CLIPConfig(embed_dim=32, image=ViTConfig(layers=2, width=32, heads=2, patch_size=16, image_size=64))
+SIGLIP = CLIPConfig(
+    embed_dim=32,
+    image=ViTConfig(
+        layers=2, width=32, heads=2, patch_size=16, image_size=64, activation="gelu_tanh", pre_norm=False, pool="map",
+        pixels="inception",
+    ),
+    logit_bias=True,
+)  # fmt: skip
 EFFICIENTNET = CLIPConfig(
     embed_dim=32,
     image=EfficientNetConfig(

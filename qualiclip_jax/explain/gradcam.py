@@ -52,7 +52,8 @@ def gradcam(model: "Model") -> Callable[[np.ndarray], np.ndarray]:
         rest = None
         if isinstance(encoder, ViT):
             tokens, rows = encoder.before(pixels), pixels.shape[1] // encoder.patch_size
-            rest, activations = tokens[:, :1], tokens[:, 1:].reshape(1, rows, -1, tokens.shape[-1])
+            first = encoder.class_tokens
+            rest, activations = tokens[:, :first], tokens[:, first:].reshape(1, rows, -1, tokens.shape[-1])
         else:
             activations = encoder.tokens(pixels)[0]
         slopes = jax.jacrev(cosines)(activations, rest)  # [2, 1, h, w, C]

@@ -3,6 +3,7 @@
 Each function mirrors a module of `models`, with BatchNorm folded, from images [N, 3, H, W] to features [N, D].
 """
 
+import math
 import operator
 from collections.abc import Callable
 from typing import Any
@@ -20,9 +21,9 @@ from qualiclip_jax.models.config_efficientnet import EfficientNetConfig
 from qualiclip_jax.models.efficientnet import VARIANCE_EPS, EfficientNet, Unit
 from qualiclip_jax.models.encoder import ImageEncoder
 from qualiclip_jax.models.layers import Block
-from qualiclip_jax.models.pixels import MEAN, STD
+from qualiclip_jax.models.pixels import MEAN, PIXELS, STD
 from qualiclip_jax.models.resnet import AttentionPool, ConvNorm, ResNet
-from qualiclip_jax.models.vit import ViT
+from qualiclip_jax.models.vit import MapPool, ViT
 
 
 def features(graph: Graph, pixels: str, clip: CLIP) -> str:
@@ -143,13 +144,14 @@ def _attention_pool(graph: Graph, x: str, pool: AttentionPool, config: CLIPConfi
 
 
 def _positioned(graph: Graph, tokens: str, grid: str, embedding: np.ndarray, position: str) -> str:
-    """Tokens [N, 1 + rows * columns, C] plus the positional embedding for the size of `grid` [N, C, rows, columns]."""
+    """Tokens [N, F + rows * columns, C] plus the positional embedding for the size of `grid` [N, C, rows, columns]."""
     if position == "none":
         return tokens
     if position == "native":
         return graph.add("Add", tokens, graph.constant(embedding[None]))
-    side = round((len(embedding) - 1) ** 0.5)
-    native = embedding[1:].reshape(1, side, side, -1).transpose(0, 3, 1, 2)
+    side = math.isqrt(len(embedding))
+    count = len(embedding) - side**2
+    native = embedding[count:].reshape(1, side, side, -1).transpose(0, 3, 1, 2)
     size = graph.add("Slice", graph.add("Shape", grid), graph.integers(2), graph.integers(4))
     size = graph.add("Concat", graph.integers(1, native.shape[1]), size, axis=0)
     resized = graph.add(
@@ -157,7 +159,9 @@ def _positioned(graph: Graph, tokens: str, grid: str, embedding: np.ndarray, pos
         coordinate_transformation_mode="half_pixel",
     )  # fmt: skip
     rest = graph.add("Transpose", graph.reshape(resized, 0, 0, -1), perm=[0, 2, 1])
-    return graph.add("Add", tokens, graph.add("Concat", graph.constant(embedding[None, :1]), rest, axis=1))
+    if count:
+        rest = graph.add("Concat", graph.constant(embedding[None, :count]), rest, axis=1)
+    return graph.add("Add", tokens, rest)
 
 
 def _vit(graph: Graph, pixels: str, encoder: ViT, config: CLIPConfig) -> str:
@@ -174,7 +178,12 @@ def _vit(graph: Graph, pixels: str, encoder: ViT, config: CLIPConfig) -> str:
     def activation(x: str) -> str:
         if shape.activation == "quick_gelu":
             return graph.add("Mul", x, graph.add("Sigmoid", graph.add("Mul", x, graph.constant(1.702))))
-        bell = graph.add("Erf", graph.add("Mul", x, graph.constant(0.5**0.5)))
+        if shape.activation == "gelu_tanh":
+            cubic = graph.add("Mul", graph.add("Mul", graph.add("Mul", x, x), x), graph.constant(0.044715))
+            inner = graph.add("Mul", graph.add("Add", x, cubic), graph.constant((2 / math.pi) ** 0.5))
+            bell = graph.add("Tanh", inner)
+        else:
+            bell = graph.add("Erf", graph.add("Mul", x, graph.constant(0.5**0.5)))
         half = graph.add("Mul", x, graph.constant(0.5))
         return graph.add("Mul", half, graph.add("Add", bell, graph.constant(1)))
 
@@ -189,20 +198,40 @@ def _vit(graph: Graph, pixels: str, encoder: ViT, config: CLIPConfig) -> str:
         seen = graph.reshape(graph.add("Transpose", seen, perm=[0, 2, 1, 3]), 0, 0, -1)
         return linear(seen, block.out)
 
-    x = _normalised(graph, pixels, np.array(MEAN), np.array(STD))
-    grid = _convolution(graph, x, encoder.patches, (0, 0), shape.patch_size)
+    def pooled(x: str, head: MapPool) -> str:
+        """[N, T, W] -> [N, W]."""
+        size, width = shape.width // shape.heads, shape.width
+        kernel, bias = _array(head.qkv.kernel), _array(head.qkv.bias)
+        query = (_array(head.probe) @ kernel[:, :width] + bias[:width]) * size**-0.5
+        keys, values = (
+            graph.reshape(graph.linear(x, kernel[:, i : i + width], bias[i : i + width]), 0, 0, shape.heads, size)
+            for i in (width, 2 * width)
+        )
+        keys = graph.add("Transpose", keys, perm=[0, 2, 3, 1])  # [N, heads, F, T]
+        logits = graph.add("MatMul", graph.constant(query.reshape(shape.heads, 1, size)), keys)
+        values = graph.add("Transpose", values, perm=[0, 2, 1, 3])
+        seen = graph.reshape(graph.add("MatMul", graph.add("Softmax", logits, axis=-1), values), 0, -1)
+        x = linear(seen, head.out)
+        return graph.add("Add", x, linear(activation(linear(norm(x, head.ln), head.fc)), head.proj))
+
+    mean, deviation = (np.array(values) for values in PIXELS[shape.pixels])
+    grid = _convolution(graph, _normalised(graph, pixels, mean, deviation), encoder.patches, (0, 0), shape.patch_size)
     x = graph.add("Transpose", graph.reshape(grid, 0, 0, -1), perm=[0, 2, 1])
-    count = graph.add("Slice", graph.add("Shape", grid), graph.integers(0), graph.integers(1))
-    count = graph.add("Concat", count, graph.integers(1, shape.width), axis=0)
-    first = graph.add("Expand", graph.constant(_array(encoder.class_token)), count)
-    x = _positioned(graph, graph.add("Concat", first, x, axis=1), grid, _array(encoder.positions), config.position)
-    x = norm(x, encoder.ln_pre)
+    if shape.class_tokens:
+        count = graph.add("Slice", graph.add("Shape", grid), graph.integers(0), graph.integers(1))
+        count = graph.add("Concat", count, graph.integers(1, shape.width), axis=0)
+        first = graph.add("Expand", graph.constant(_array(encoder.class_token)), count)
+        x = graph.add("Concat", first, x, axis=1)
+    x = _positioned(graph, x, grid, _array(encoder.positions), config.position)
+    x = x if encoder.ln_pre is None else norm(x, encoder.ln_pre)
     definition, stacked = nnx.split(encoder.transformer.blocks)
     stacked = jax.device_get(stacked)  # NumPy has nothing to compile
     for layer in range(shape.layers):
         block = nnx.merge(definition, jax.tree.map(operator.itemgetter(layer), stacked))
         x = graph.add("Add", x, attention(norm(x, block.ln_1), block))
         x = graph.add("Add", x, linear(activation(linear(norm(x, block.ln_2), block.fc)), block.proj))
+    if not shape.class_tokens:
+        return pooled(norm(x, encoder.ln_post), encoder.head)
     x = norm(graph.add("Gather", x, graph.constant(0, np.int64), axis=1), encoder.ln_post)
     return graph.linear(x, _array(encoder.projection.kernel))
 

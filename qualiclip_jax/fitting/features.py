@@ -54,7 +54,7 @@ def extract(model: QualiCLIP, images: Images, kept: Path, title: str = "features
     Raises:
       UserError: images that cannot be read or scored; the others are kept.
     """
-    pairs, inputs = len(model.prompts), model.clip.image.readout.in_features
+    pairs, inputs = len(model.prompts), model.clip.image.readout_width
     everything = Rating("features", np.array([[0, 0], [1, 1]]), 0, columns=np.eye(inputs), attributes=np.zeros(pairs))
     reader = dataclasses.replace(model, rating=everything)
     with Arrays(kept, model.fingerprint) as arrays:

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 import pathlib
+from typing import Any
 
 from qualiclip_jax.errors import UserError
 from qualiclip_jax.models.clip_config import CLIPConfig, ResNetConfig, TextConfig, ViTConfig
@@ -10,15 +11,21 @@ from qualiclip_jax.models.clip_config import CLIPConfig, ResNetConfig, TextConfi
 
 @dataclasses.dataclass(frozen=True)
 class Backbone:
-    """A published CLIP.
+    """A published CLIP, or SigLIP.
 
     Attributes:
       config: its architecture.
       repository: its weights on the Hugging Face hub.
+      millions: of parameters.
+      licence: of the weights.
+      family: what it is, in a word.
     """
 
     config: CLIPConfig
     repository: str
+    millions: float
+    licence: str = "MIT"
+    family: str = "CLIP"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,18 +60,31 @@ CLASSIFIERS = {
 
 
 def _resnet(
-    layers: tuple[int, int, int, int], width: int, embed_dim: int, image_size: int, text_width: int, repository: str
+    layers: tuple[int, int, int, int],
+    width: int,
+    embed_dim: int,
+    image_size: int,
+    text_width: int,
+    millions: float,
+    repository: str,
 ) -> Backbone:
     heads = 32 * width // 64
     image = ResNetConfig(layers, width, heads, image_size)
-    return Backbone(CLIPConfig(embed_dim, image, TextConfig(12, text_width, text_width // 64)), repository)
+    return Backbone(CLIPConfig(embed_dim, image, TextConfig(12, text_width, text_width // 64)), repository, millions)
 
 
 def _vit(
-    layers: int, width: int, patch_size: int, embed_dim: int, image_size: int, text_width: int, repository: str
+    layers: int,
+    width: int,
+    patch_size: int,
+    embed_dim: int,
+    image_size: int,
+    text_width: int,
+    millions: float,
+    repository: str,
 ) -> Backbone:
     image = ViTConfig(layers, width, width // 64, patch_size, image_size)
-    return Backbone(CLIPConfig(embed_dim, image, TextConfig(12, text_width, text_width // 64)), repository)
+    return Backbone(CLIPConfig(embed_dim, image, TextConfig(12, text_width, text_width // 64)), repository, millions)
 
 
 _VIT_H = CLIPConfig(
@@ -78,21 +98,65 @@ _VIT_BIGG = CLIPConfig(
     TextConfig(32, 1280, 20, activation="gelu"),
 )
 
+
+def _tiny(layers: int, width: int, patch_size: int, text_layers: int, millions: float, name: str) -> Backbone:
+    """TinyCLIP: Wu et al., arXiv 2309.12314. The sizes follow from the names and the numbers of parameters."""
+    image = ViTConfig(layers, width, width // 64, patch_size)
+    config = CLIPConfig(512, image, TextConfig(text_layers, width, width // 64))
+    return Backbone(config, f"wkcn/TinyCLIP-{name}", millions, family="TinyCLIP")
+
+
+# Of SigLIP 2, for each size: layers, width, heads and perceptron of the image encoder, then of the text encoder.
+_SIGLIP = {
+    "base": ((12, 768, 12, 3072), (12, 768, 12, 3072)),
+    "large": ((24, 1024, 16, 4096), (24, 1024, 16, 4096)),
+    "so400m": ((27, 1152, 16, 4304), (27, 1152, 16, 4304)),
+    "giant-opt": ((40, 1536, 16, 6144), (27, 1152, 16, 4304)),
+}
+
+
+def _siglip2(size: str, patch_size: int, image_size: int, millions: float) -> Backbone:
+    """SigLIP 2 of a fixed size: Tschannen et al., arXiv 2502.14786."""
+    (layers, width, heads, hidden), (text_layers, text_width, text_heads, text_hidden) = _SIGLIP[size]
+    common: dict[str, Any] = {"activation": "gelu_tanh", "layer_norm_eps": 1e-6}
+    own: dict[str, Any] = {"pre_norm": False, "pool": "map", "pixels": "inception"}
+    image = ViTConfig(layers, width, heads, patch_size, image_size, hidden, **common, **own)
+    own = {"vocab_size": 256000, "context_length": 64, "causal": False, "pool": "last", "projection_bias": True}
+    text = TextConfig(text_layers, text_width, text_heads, mlp_width=text_hidden, **common, **own)
+    repository = f"google/siglip2-{size}-patch{patch_size}-{image_size}"
+    return Backbone(CLIPConfig(width, image, text, logit_bias=True), repository, millions, "Apache-2.0", "SigLIP 2")
+
+
+_OF_SIGLIP2 = (
+    _siglip2("base", 32, 256, 376.9),
+    *(_siglip2("base", 16, *size) for size in ((224, 375.2), (256, 375.2), (384, 375.5), (512, 375.8))),
+    *(_siglip2("large", 16, *size) for size in ((256, 881.5), (384, 881.9), (512, 882.3))),
+    *(_siglip2("so400m", 14, *size) for size in ((224, 1135.5), (384, 1136.0))),
+    *(_siglip2("so400m", 16, *size) for size in ((256, 1135.7), (384, 1136.0), (512, 1136.6))),
+    *(_siglip2("giant-opt", 16, *size) for size in ((256, 1871.4), (384, 1871.9))),
+)
+
 # fmt: off
 TABLE: dict[str, Backbone] = {
-    #                  layers         width  D     pixels  text width
-    "RN50": _resnet((3, 4, 6, 3), 64, 1024, 224, 512, "timm/resnet50_clip.openai"),
-    "RN101": _resnet((3, 4, 23, 3), 64, 512, 224, 512, "timm/resnet101_clip.openai"),
-    "RN50x4": _resnet((4, 6, 10, 6), 80, 640, 288, 640, "timm/resnet50x4_clip.openai"),
-    "RN50x16": _resnet((6, 8, 18, 8), 96, 768, 384, 768, "timm/resnet50x16_clip.openai"),
-    "RN50x64": _resnet((3, 15, 36, 10), 128, 1024, 448, 1024, "timm/resnet50x64_clip.openai"),
-    #              layers width patch D pixels text width
-    "ViT-B/32": _vit(12, 768, 32, 512, 224, 512, "timm/vit_base_patch32_clip_224.openai"),
-    "ViT-B/16": _vit(12, 768, 16, 512, 224, 512, "timm/vit_base_patch16_clip_224.openai"),
-    "ViT-L/14": _vit(24, 1024, 14, 768, 224, 768, "timm/vit_large_patch14_clip_224.openai"),
-    "ViT-L/14@336px": _vit(24, 1024, 14, 768, 336, 768, "timm/vit_large_patch14_clip_336.openai"),
-    "ViT-H-14": Backbone(_VIT_H, "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"),
-    "ViT-bigG-14": Backbone(_VIT_BIGG, "laion/CLIP-ViT-bigG-14-laion2B-39B-b160k"),
+    #                  layers         width  D     pixels  text width, millions
+    "RN50": _resnet((3, 4, 6, 3), 64, 1024, 224, 512, 102.0, "timm/resnet50_clip.openai"),
+    "RN101": _resnet((3, 4, 23, 3), 64, 512, 224, 512, 119.7, "timm/resnet101_clip.openai"),
+    "RN50x4": _resnet((4, 6, 10, 6), 80, 640, 288, 640, 178.3, "timm/resnet50x4_clip.openai"),
+    "RN50x16": _resnet((6, 8, 18, 8), 96, 768, 384, 768, 291.0, "timm/resnet50x16_clip.openai"),
+    "RN50x64": _resnet((3, 15, 36, 10), 128, 1024, 448, 1024, 623.3, "timm/resnet50x64_clip.openai"),
+    #              layers width patch D pixels text width, millions
+    "ViT-B/32": _vit(12, 768, 32, 512, 224, 512, 151.3, "timm/vit_base_patch32_clip_224.openai"),
+    "ViT-B/16": _vit(12, 768, 16, 512, 224, 512, 149.6, "timm/vit_base_patch16_clip_224.openai"),
+    "ViT-L/14": _vit(24, 1024, 14, 768, 224, 768, 427.6, "timm/vit_large_patch14_clip_224.openai"),
+    "ViT-L/14@336px": _vit(24, 1024, 14, 768, 336, 768, 427.9, "timm/vit_large_patch14_clip_336.openai"),
+    "ViT-H-14": Backbone(_VIT_H, "laion/CLIP-ViT-H-14-laion2B-s32B-b79K", 986.1),
+    "ViT-bigG-14": Backbone(_VIT_BIGG, "laion/CLIP-ViT-bigG-14-laion2B-39B-b160k", 2539.6),
+    #             layers width patch text layers, millions
+    "TinyCLIP-8M-16": _tiny(10, 256, 16, 3, 23.4, "ViT-8M-16-Text-3M-YFCC15M"),
+    "TinyCLIP-39M-16": _tiny(12, 512, 16, 6, 83.1, "ViT-39M-16-Text-19M-YFCC15M"),
+    "TinyCLIP-40M-32": _tiny(12, 512, 32, 6, 84.2, "ViT-40M-32-Text-19M-LAION400M"),
+    "TinyCLIP-61M-32": _tiny(12, 640, 32, 6, 123.0, "ViT-61M-32-Text-29M-LAION400M"),
+    **{backbone.repository.partition("/")[2]: backbone for backbone in _OF_SIGLIP2},
 }
 # fmt: on
 

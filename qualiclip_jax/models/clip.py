@@ -38,6 +38,7 @@ class CLIP(nnx.Module):
       image: the image encoder, one of `ENCODERS`.
       text: `TextEncoder` or None.
       logit_scale: nnx.Param, a scalar, the logarithm of the scale of the logits.
+      logit_bias: nnx.Param, a scalar, added to the logits; None if the config has none.
     """
 
     def __init__(self, config: CLIPConfig, *, rngs: nnx.Rngs):
@@ -45,6 +46,7 @@ class CLIP(nnx.Module):
         self.image = ENCODERS[type(config.image)](config, rngs)
         self.text = None if config.text is None else TextEncoder(config, rngs)
         self.logit_scale = nnx.Param(jnp.array(math.log(1 / 0.07), jnp.float32))
+        self.logit_bias = nnx.Param(jnp.array(-10.0, jnp.float32)) if config.logit_bias else None
 
     def encode_image(self, images: jax.Array, sizes: jax.Array | None = None) -> jax.Array:
         """Image features.
@@ -74,7 +76,8 @@ class CLIP(nnx.Module):
         """Text features.
 
         Args:
-          tokens: int [P, 77], start and end token included, zeros (or end tokens) behind.
+          tokens: int [P, 77], start and end token included, zeros (or end tokens) behind. A SigLIP takes 64, filled up
+            as `prompts.padded_tokens` does it.
 
         Returns:
           float32 [P, D], not of unit length.
@@ -88,7 +91,10 @@ class CLIP(nnx.Module):
                 "this model has no text encoder (it was saved or loaded without one): its prompts cannot be changed"
             )
         tokens = jnp.asarray(tokens)
-        if tokens.ndim != 2 or tokens.shape[1] > text.context_length or not jnp.issubdtype(tokens.dtype, jnp.integer):
+        fits = tokens.ndim == 2 and tokens.shape[1] <= text.context_length
+        if text.pool == "last":  # it must be filled up
+            fits = fits and tokens.shape[1] == text.context_length
+        if not fits or not jnp.issubdtype(tokens.dtype, jnp.integer):
             raise UserError(f"tokens are {tokens.dtype} {tokens.shape}, expected integers [P, {text.context_length}]")
         if not isinstance(tokens, jax.core.Tracer) and not ((tokens >= 0) & (tokens < text.vocab_size)).all():
             raise UserError(f"tokens from {tokens.min()} to {tokens.max()}: this vocabulary has {text.vocab_size}")

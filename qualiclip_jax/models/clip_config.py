@@ -6,9 +6,14 @@ from typing import Any, ClassVar, Self, TypeVar
 from qualiclip_jax.errors import UserError
 from qualiclip_jax.models.config_base import MOST_BLOCKS, ImageConfig, check_fields, one_of
 from qualiclip_jax.models.config_efficientnet import EfficientNetConfig
+from qualiclip_jax.models.pixels import PIXELS
 
 POSITIONS = ("none", "native", "interpolate")
 COMPUTE_DTYPES = ("float32", "bfloat16")
+POOLS = ("token", "map")
+TEXT_POOLS = ("end", "last")
+# Fields that came later: not written where they hold the default, so that models keep their fingerprint.
+LATER = ("pre_norm", "pool", "pixels", "causal", "projection_bias", "logit_bias")
 ATTENTION_SLICE = 256  # queries that attend at once where tokens are many, see `layers.attention`
 
 
@@ -99,7 +104,7 @@ class ResNetConfig(ImageConfig):
 
 @dataclasses.dataclass(frozen=True)
 class ViTConfig(ImageConfig):
-    """CLIP's vision transformer.
+    """CLIP's vision transformer, or SigLIP's.
 
     Attributes:
       layers: transformer blocks.
@@ -108,8 +113,14 @@ class ViTConfig(ImageConfig):
       patch_size: side of a patch in pixels.
       image_size: side in pixels of the images it was trained on; sets the grid of the positional embedding.
       mlp_width: hidden units of the blocks' perceptrons; `4 * width` if None.
-      activation: "quick_gelu" (OpenAI) or "gelu" (the exact one; open_clip's own models).
+      activation: "quick_gelu" (OpenAI), "gelu" (the exact one; open_clip's own models) or "gelu_tanh" (its
+        approximation by tanh; SigLIP).
       layer_norm_eps: added to the variance in LayerNorm.
+      pre_norm: LayerNorm before the first block.
+      pool: "token" reads the features at a class token and projects them. "map" is SigLIP's attention pool over the
+        patches: there is no class token and no projection, and the patch embedding has a bias.
+      pixels: what the weights expect pixels to be normalised with, a name of `pixels.PIXELS`. Images come normalised
+        with CLIP's values all the same.
 
     Raises:
       UserError: as `ResNetConfig`.
@@ -126,10 +137,20 @@ class ViTConfig(ImageConfig):
     mlp_width: int | None = None
     activation: str = "quick_gelu"
     layer_norm_eps: float = 1e-5
+    pre_norm: bool = True
+    pool: str = "token"
+    pixels: str = "clip"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_heads(self, self.width, self.heads)
+        one_of("pool", self.pool, POOLS)
+        one_of("pixels", self.pixels, tuple(PIXELS))
+
+    @property
+    def class_tokens(self) -> int:
+        """Tokens before those of the patches: 1 or 0."""
+        return int(self.pool == "token")
 
     @property
     def stride(self) -> int:
@@ -163,7 +184,7 @@ class ViTConfig(ImageConfig):
 
 @dataclasses.dataclass(frozen=True)
 class TextConfig:
-    """CLIP's text transformer (causal).
+    """CLIP's text transformer, or SigLIP's.
 
     Attributes:
       layers: transformer blocks.
@@ -173,6 +194,10 @@ class TextConfig:
       context_length: the most tokens a text may have, start and end included.
       end_token: the feature is read where this id first occurs; None reads it at the largest id, as OpenAI's code does.
       mlp_width, activation, layer_norm_eps: as in `ViTConfig`.
+      causal: a token attends only to those before it.
+      pool: "end" reads the feature at the end token. "last" reads it at the last token: all texts are filled up to
+        `context_length` (SigLIP).
+      projection_bias: the projection has a bias.
 
     Raises:
       UserError: as `ResNetConfig`.
@@ -187,10 +212,14 @@ class TextConfig:
     mlp_width: int | None = None
     activation: str = "quick_gelu"
     layer_norm_eps: float = 1e-5
+    causal: bool = True
+    pool: str = "end"
+    projection_bias: bool = False
 
     def __post_init__(self) -> None:
         check_fields(self)
         _check_heads(self, self.width, self.heads)
+        one_of("pool", self.pool, TEXT_POOLS)
 
 
 TransformerConfig = ViTConfig | TextConfig
@@ -228,6 +257,7 @@ class CLIPConfig:
         ViT ("" is replaced by it).
       compute_dtype: "float32" or "bfloat16". Parameters and features are float32 either way.
       remat: recompute each block in the backward pass: less memory, about a third more time.
+      logit_bias: beside its scale, there is a bias of the logits, for sigmoids (SigLIP).
 
     Raises:
       UserError: a field is of another type, out of range or not known.
@@ -239,6 +269,7 @@ class CLIPConfig:
     position: str = ""
     compute_dtype: str = "float32"
     remat: bool = False
+    logit_bias: bool = False
 
     def __post_init__(self) -> None:
         if not self.position:
@@ -246,6 +277,8 @@ class CLIPConfig:
         check_fields(self)
         one_of("position", self.position, tuple(name for name in POSITIONS if name in self.image.positions))
         one_of("compute_dtype", self.compute_dtype, COMPUTE_DTYPES)
+        if isinstance(self.image, ViTConfig) and self.image.pool == "map" and self.embed_dim != self.image.width:
+            raise UserError(f"CLIPConfig: an attention pool gives {self.image.width} features, not {self.embed_dim}")
 
     @property
     def can_tile(self) -> bool:
@@ -254,9 +287,10 @@ class CLIPConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """A dict of JSON types; `from_dict` is its inverse."""
-        fields = dataclasses.asdict(self)
-        image = {name: list(value) if isinstance(value, tuple) else value for name, value in fields["image"].items()}
-        return fields | {"image": {"kind": self.image.kind, **image}}
+        fields, image = _fields(self), _fields(self.image)
+        image = {name: list(value) if isinstance(value, tuple) else value for name, value in image.items()}
+        text = None if self.text is None else _fields(self.text)
+        return fields | {"image": {"kind": self.image.kind, **image}, "text": text}
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> Self:
@@ -270,6 +304,12 @@ class CLIPConfig:
             raise UserError(f"{cls.__name__}: image and text are groups of fields, got {image!r:.60} and {text!r:.60}")
         parts = {"image": image_config(image), "text": None if text is None else _built(TextConfig, text)}
         return _built(cls, fields | parts)
+
+
+def _fields(config: Any) -> dict[str, Any]:
+    """The fields of a dataclass, without those of `LATER` that hold the default."""
+    fields = {field.name: (getattr(config, field.name), field.default) for field in dataclasses.fields(config)}
+    return {name: value for name, (value, default) in fields.items() if name not in LATER or value != default}
 
 
 _Config = TypeVar("_Config", bound="ImageConfig | TextConfig | CLIPConfig")

@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 from qualiclip_jax.errors import UserError
 
-ACTIVATIONS = ("quick_gelu", "gelu")
+ACTIVATIONS = ("quick_gelu", "gelu", "gelu_tanh")
 
 # The most that a field may be. All published models are far below; more is a damaged or malicious file.
 MOST = {

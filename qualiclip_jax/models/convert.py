@@ -1,7 +1,7 @@
 """State dicts of other implementations to our CLIP and back.
 
 OpenAI's names are the common tongue: `names` is a table from our parameters to them, and the names of the other
-formats are first translated to OpenAI's.
+formats are first translated to OpenAI's. What OpenAI's models do not have is named in their manner.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from flax import nnx
 from qualiclip_jax.errors import UserError
 from qualiclip_jax.models.clip import CLIP
 from qualiclip_jax.models.clip_config import CLIPConfig, ResNetConfig, ViTConfig
-from qualiclip_jax.models.infer import infer_config
+from qualiclip_jax.models.infer import PROBE, infer_config
 from qualiclip_jax.models.tree import Skeleton, check_shapes, to_pure
 
 # How an array is laid out: kind -> (theirs to ours, ours to theirs). Our layouts: linear [in, out], convolution
@@ -32,6 +32,8 @@ KINDS: dict[str, tuple[Layout, Layout]] = {
 def names(config: CLIPConfig) -> dict[str, tuple[str, str]]:
     """Our parameter paths, joined by "/", to (OpenAI's name, kind); `{}` stands for the index of a stacked block."""
     table = {"logit_scale": ("logit_scale", "same")}
+    if config.logit_bias:
+        table["logit_bias"] = ("logit_bias", "same")
 
     def norm(ours: str, theirs: str) -> None:
         table[f"{ours}/scale"] = (f"{theirs}.weight", "same")
@@ -70,13 +72,23 @@ def names(config: CLIPConfig) -> dict[str, tuple[str, str]]:
         for ours, theirs in (("q", "q_proj"), ("k", "k_proj"), ("v", "v_proj"), ("out", "c_proj")):
             linear(f"image/pool/{ours}", f"visual.attnpool.{theirs}")
     elif isinstance(config.image, ViTConfig):
-        table["image/class_token"] = ("visual.class_embedding", "same")
         table["image/positions"] = ("visual.positional_embedding", "same")
         table["image/patches/kernel"] = ("visual.conv1.weight", "conv")
-        norm("image/ln_pre", "visual.ln_pre")
+        if config.image.pre_norm:
+            norm("image/ln_pre", "visual.ln_pre")
         transformer("image", "visual.")
         norm("image/ln_post", "visual.ln_post")
-        table["image/projection/kernel"] = ("visual.proj", "same")
+        if config.image.class_tokens:
+            table["image/class_token"] = ("visual.class_embedding", "same")
+            table["image/projection/kernel"] = ("visual.proj", "same")
+        else:
+            table["image/patches/bias"] = ("visual.conv1.bias", "same")
+            table["image/head/probe"] = (PROBE, "same")
+            linear("image/head/qkv", "visual.attn_pool.attn.in_proj", "_weight", "_bias")
+            linear("image/head/out", "visual.attn_pool.attn.out_proj")
+            norm("image/head/ln", "visual.attn_pool.ln")
+            linear("image/head/fc", "visual.attn_pool.mlp.c_fc")
+            linear("image/head/proj", "visual.attn_pool.mlp.c_proj")
     else:
         raise ValueError(f"an image encoder of kind {config.image.kind!r} has no OpenAI names")
     if config.text is not None:
@@ -85,6 +97,8 @@ def names(config: CLIPConfig) -> dict[str, tuple[str, str]]:
         transformer("text", "")
         norm("text/ln_final", "ln_final")
         table["text/projection/kernel"] = ("text_projection", "same")
+        if config.text.projection_bias:
+            table["text/projection/bias"] = ("text_projection.bias", "same")
     return table
 
 
@@ -127,7 +141,7 @@ def from_state_dict(
         remat=remat,
     )
     if has_text and not text:
-        tensors = {key: value for key, value in tensors.items() if key.startswith("visual.") or key == "logit_scale"}
+        tensors = {key: value for key, value in tensors.items() if key.startswith(("visual.", "logit_"))}
 
     skeleton, table = Skeleton(config), names(config)
     wanted = {key: shape for path, ours in skeleton.shapes.items() for key, shape in _theirs(table[path], ours)}
@@ -185,15 +199,23 @@ def _array(value: Any) -> np.ndarray:
 HUGGING_FACE = {
     "logit_scale": "logit_scale",
     "vision_model.embeddings.class_embedding": "visual.class_embedding",
-    "vision_model.embeddings.patch_embedding.weight": "visual.conv1.weight",
+    "logit_bias": "logit_bias",
+    "vision_model.embeddings.patch_embedding": "visual.conv1",
     "vision_model.embeddings.position_embedding.weight": "visual.positional_embedding",
     "vision_model.pre_layrnorm": "visual.ln_pre",
     "vision_model.post_layernorm": "visual.ln_post",
     "visual_projection.weight": "visual.proj",
+    "vision_model.head.probe": PROBE,
+    "vision_model.head.attention": "visual.attn_pool.attn",
+    "vision_model.head.layernorm": "visual.attn_pool.ln",
+    "vision_model.head.mlp.fc1": "visual.attn_pool.mlp.c_fc",
+    "vision_model.head.mlp.fc2": "visual.attn_pool.mlp.c_proj",
     "text_model.embeddings.token_embedding.weight": "token_embedding.weight",
     "text_model.embeddings.position_embedding.weight": "positional_embedding",
     "text_model.final_layer_norm": "ln_final",
     "text_projection.weight": "text_projection",
+    "text_model.head.weight": "text_projection",
+    "text_model.head": "text_projection",
 }
 HUGGING_FACE_BLOCK = {
     "layer_norm1": "ln_1",
@@ -227,7 +249,10 @@ def to_openai_names(state_dict: Mapping[str, Any]) -> dict[str, Any]:
     if any(key.startswith("vision_model.") for key in tensors):
         return _from_hugging_face(tensors)
     # open_clip's CustomTextCLIP keeps the text encoder in a module of its own.
-    return {key.removeprefix("text.") if key.startswith("text.") else key: value for key, value in tensors.items()}
+    tensors = {key.removeprefix("text.") if key.startswith("text.") else key: value for key, value in tensors.items()}
+    if "text_projection.weight" in tensors:  # where it has a bias, it is a linear layer
+        tensors["text_projection"] = _array(tensors.pop("text_projection.weight")).T
+    return tensors
 
 
 def _from_hugging_face(tensors: Mapping[str, Any]) -> dict[str, Any]:
@@ -235,6 +260,9 @@ def _from_hugging_face(tensors: Mapping[str, Any]) -> dict[str, Any]:
     for projection in ("visual.proj", "text_projection"):
         if projection in renamed:
             renamed[projection] = _array(renamed[projection]).T
+    for vector in ("logit_scale", "logit_bias", PROBE):  # of shape [1] and [1, 1, W] in SigLIP
+        if vector in renamed:
+            renamed[vector] = np.reshape(renamed[vector], () if vector != PROBE else -1)
     for key in [key for key in renamed if re.search(r"attn\.in_proj_(weight|bias)\.0$", key)]:
         stem = key.removesuffix(".0")
         parts = [f"{stem}.{i}" for i in range(3)]

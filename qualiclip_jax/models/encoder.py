@@ -99,11 +99,17 @@ class ImageEncoder(nnx.Module):
         """The last layer, a linear one: from pooled features to those of the common space."""
         raise NotImplementedError
 
+    @property
+    def readout_width(self) -> int:
+        """How many numbers of an image the functions that `widened` adds are read from."""
+        return int(self.readout.in_features)
+
     def widened(self, columns: np.ndarray) -> Self:
-        """A copy that gives [N, D + M]: behind each image's features, M more linear functions of what `readout` reads.
+        """A copy that gives [N, D + M]: behind each image's features, M more linear functions of what `readout` reads
+        (or of the features, in an encoder without one).
 
         Args:
-          columns: float32 [F, M], as many rows as `readout` has inputs.
+          columns: float32 [F, M]; F is `readout_width`.
         """
         wide = nnx.clone(self)
         last = wide.readout

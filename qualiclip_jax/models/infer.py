@@ -25,6 +25,7 @@ VIT_KEYS = (
     "visual.transformer.resblocks.0.mlp.c_fc.weight",
     "visual.proj",
 )
+PROBE = "visual.attn_pool.probe"  # what SigLIP's attention pool asks with
 TEXT_KEYS = ("token_embedding.weight", "positional_embedding", "transformer.resblocks.0.mlp.c_fc.weight")
 
 
@@ -47,6 +48,8 @@ def infer_config(tensors: Mapping[str, Any], name: str = "state dict", activatio
         are named), or no architecture fits their shapes.
     """
     shapes = {key: np.shape(value) for key, value in tensors.items()}
+    if PROBE in shapes:
+        raise UserError(f"{name}: a SigLIP, whose shapes do not tell its heads: put its config.json beside the weights")
     is_resnet = any(key.startswith("visual.layer") for key in shapes)
     has_text = any(key.startswith(("token_embedding.", "transformer.")) for key in shapes)
     needed = (RESNET_KEYS if is_resnet else VIT_KEYS) + (TEXT_KEYS if has_text else ())
@@ -136,7 +139,11 @@ def _count(shapes: Shapes, pattern: str) -> int:
 
 def _shape(config: ViTConfig) -> dict[str, Any]:
     """The fields that shapes tell."""
-    return {name: value for name, value in dataclasses.asdict(config).items() if name not in ("heads", "activation")}
+    return {
+        name: value
+        for name, value in dataclasses.asdict(config).items()
+        if name not in ("heads", "activation", "pixels")
+    }
 
 
 def _match(config: CLIPConfig, activation: str | None) -> CLIPConfig:

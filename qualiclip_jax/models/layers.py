@@ -18,6 +18,7 @@ from qualiclip_jax.models.clip_config import ATTENTION_SLICE, TransformerConfig
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
     "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
 }
 
 
@@ -114,6 +115,14 @@ class BatchNorm(nnx.Module):
 MANY_TOKENS = 2048  # above, the queries of an attention go in slices
 
 
+def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array | None) -> jax.Array:
+    """Scaled dot-product attention, all queries at once; arguments as in `attention`, but q may have fewer tokens."""
+    logits = jnp.einsum("nqhd,nkhd->nhqk", q * q.shape[-1] ** -0.5, k, preferred_element_type=jnp.float32)
+    if mask is not None:
+        logits = jnp.where(mask, logits, -jnp.inf)
+    return jnp.einsum("nhqk,nkhd->nqhd", jax.nn.softmax(logits).astype(v.dtype), v)
+
+
 def attention(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array | None) -> jax.Array:
     """Scaled dot-product attention; the softmax is computed in float32.
 
@@ -128,22 +137,16 @@ def attention(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array | None) 
     Returns:
       [N, T, heads, d] in the type of v.
     """
-
-    def attend(q: jax.Array) -> jax.Array:
-        logits = jnp.einsum("nqhd,nkhd->nhqk", q * q.shape[-1] ** -0.5, k, preferred_element_type=jnp.float32)
-        if mask is not None:
-            logits = jnp.where(mask, logits, -jnp.inf)
-        return jnp.einsum("nhqk,nkhd->nqhd", jax.nn.softmax(logits).astype(v.dtype), v)
-
     n, t, *head = q.shape
     symbolic = is_symbolic_dim(t)
     if mask is None and q.dtype == jnp.bfloat16 and _fuses_attention(q.shape[-1]) and not symbolic:
         return _fused_attention(q, k, v)
     if (mask is not None and mask.shape[-2] > 1) or (not symbolic and t <= MANY_TOKENS):
-        return attend(q)
+        return attend(q, k, v, mask)
     slices = -(-t // ATTENTION_SLICE)
     q = jnp.pad(q, ((0, 0), (0, slices * ATTENTION_SLICE - t), (0, 0), (0, 0)))
-    attended = jax.lax.map(attend, jnp.moveaxis(q.reshape(n, slices, ATTENTION_SLICE, *head), 1, 0))
+    parts = jnp.moveaxis(q.reshape(n, slices, ATTENTION_SLICE, *head), 1, 0)
+    attended = jax.lax.map(lambda part: attend(part, k, v, mask), parts)
     return jnp.moveaxis(attended, 0, 1).reshape(n, slices * ATTENTION_SLICE, *head)[:, :t]
 
 

@@ -55,7 +55,7 @@ class Model:
                 f"the score is said to be of {self.scored} pairs of prompts, but there are {len(self.prompts)}"
             )
         if self.rating is not None and self.rating.columns.size:
-            expected = (self.clip.image.readout.in_features, len(self.prompts))
+            expected = (self.clip.image.readout_width, len(self.prompts))
             given = (len(self.rating.columns), len(self.rating.attributes))
             if given != expected:
                 raise UserError(f"the rating is of {given} features and attributes, the model has {expected}")

@@ -1,5 +1,7 @@
 """Positional embeddings on a 2-D grid, resized to the grid of the image."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 
@@ -12,13 +14,14 @@ def grid_embedding(
     """The positional embedding for a grid of tokens.
 
     Args:
-      embedding: float32 [1 + G * G, C]: of the class (or mean) token, then of the native grid by rows.
+      embedding: float32 [F + G * G, C]: of the first F tokens (class or mean token, 1 or 0), then of the native grid by
+        rows.
       position: "none", "native" or "interpolate".
       shape: rows and columns of the grid of tokens, padding included.
       grid_sizes: int [N, 2], rows and columns that are valid in each image; None if all are.
 
     Returns:
-      float32 [N or 1, 1 + rows * columns, C]; None for "none". Tokens outside the valid area get finite values without
+      float32 [N or 1, F + rows * columns, C]; None for "none". Tokens outside the valid area get finite values without
       meaning.
 
     Raises:
@@ -26,7 +29,8 @@ def grid_embedding(
     """
     if position == "none":
         return None
-    side = round((len(embedding) - 1) ** 0.5)
+    side = math.isqrt(len(embedding))
+    count = len(embedding) - side**2
     if shape == (side, side) and grid_sizes is None:
         return embedding[None]
     if position == "native":
@@ -37,11 +41,11 @@ def grid_embedding(
     sizes = jnp.array([shape], jnp.int32) if grid_sizes is None else grid_sizes
     rows = bicubic_weights(side, shape[0], sizes[:, 0])  # [N, rows, side]
     columns = bicubic_weights(side, shape[1], sizes[:, 1])
-    native = embedding[1:].reshape(side, side, -1)
+    native = embedding[count:].reshape(side, side, -1)
     precise = jax.lax.Precision.HIGHEST
     resized = jnp.einsum("nrs,stc->nrtc", rows, native, precision=precise)
     resized = jnp.einsum("nkt,nrtc->nrkc", columns, resized, precision=precise)
-    first = jnp.broadcast_to(embedding[:1], (len(sizes), 1, embedding.shape[1]))
+    first = jnp.broadcast_to(embedding[:count], (len(sizes), count, embedding.shape[1]))
     return jnp.concatenate([first, resized.reshape(len(sizes), shape[0] * shape[1], -1)], axis=1)
 
 

@@ -4,8 +4,11 @@
 
 from typing import Any
 
+import numpy as np
+
 from qualiclip_jax.models.clip_config import CLIPConfig, ResNetConfig, TextConfig, ViTConfig
 from qualiclip_jax.models.config_base import ImageConfig
+from qualiclip_jax.models.pixels import PIXELS
 
 # What transformers.CLIPConfig assumes where a config.json is silent.
 TEXT_DEFAULTS = {
@@ -30,85 +33,145 @@ VISION_DEFAULTS = {
     "hidden_act": "quick_gelu",
     "layer_norm_eps": 1e-5,
 }
+# The same for transformers.SiglipConfig; the fixed-size models of SigLIP 2 are of this type, too.
+SIGLIP_TEXT_DEFAULTS = {
+    "num_hidden_layers": 12,
+    "hidden_size": 768,
+    "num_attention_heads": 12,
+    "intermediate_size": 3072,
+    "vocab_size": 32000,
+    "max_position_embeddings": 64,
+    "hidden_act": "gelu_pytorch_tanh",
+    "layer_norm_eps": 1e-6,
+}
+SIGLIP_VISION_DEFAULTS = {
+    "num_hidden_layers": 12,
+    "hidden_size": 768,
+    "num_attention_heads": 12,
+    "intermediate_size": 3072,
+    "patch_size": 16,
+    "image_size": 224,
+    "num_channels": 3,
+    "hidden_act": "gelu_pytorch_tanh",
+    "layer_norm_eps": 1e-6,
+    "vision_use_head": True,
+}
+ACTIVATIONS = {"gelu_pytorch_tanh": "gelu_tanh"}  # transformers' name -> ours, where they differ
 LEGACY_END_TOKEN = 2  # older configs carry it by mistake; transformers then looks for the largest id, as OpenAI does
 
 
 def from_hugging_face(fields: dict[str, Any]) -> CLIPConfig:
-    """The architecture in the fields of a `config.json` of model type "clip".
+    """The architecture in the fields of a `config.json` of model type "clip" or "siglip".
 
-    Source: transformers.CLIPConfig, legacy `text_config_dict` and `vision_config_dict` included.
+    Source: transformers.CLIPConfig, legacy `text_config_dict` and `vision_config_dict` included; SiglipConfig.
 
     Raises:
       ValueError, UserError: another model type, or something that this package does not build.
     """
-    if fields.get("model_type") != "clip":
-        raise ValueError(f"model type {fields.get('model_type')!r}, not 'clip'")
+    kind = fields.get("model_type")
+    if kind == "siglip2":
+        raise ValueError(
+            "a SigLIP 2 for images of any aspect (naflex), which is not built here; take one of a fixed size"
+        )
+    if kind not in ("clip", "siglip"):
+        raise ValueError(f"model type {kind!r}, not 'clip' or 'siglip'")
 
     def part(name: str, defaults: dict[str, Any]) -> dict[str, Any]:
         return defaults | (fields.get(f"{name}_config") or {}) | (fields.get(f"{name}_config_dict") or {})
 
-    text, vision = part("text", TEXT_DEFAULTS), part("vision", VISION_DEFAULTS)
+    def blocks(part: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "layers": part["num_hidden_layers"],
+            "width": part["hidden_size"],
+            "heads": part["num_attention_heads"],
+            "mlp_width": part["intermediate_size"],
+            "activation": ACTIVATIONS.get(part["hidden_act"], part["hidden_act"]),
+            "layer_norm_eps": part["layer_norm_eps"],
+        }
+
+    siglip = kind == "siglip"
+    text = part("text", SIGLIP_TEXT_DEFAULTS if siglip else TEXT_DEFAULTS)
+    vision = part("vision", SIGLIP_VISION_DEFAULTS if siglip else VISION_DEFAULTS)
     if vision["num_channels"] != 3:
         raise ValueError(f"images of {vision['num_channels']} channels")
-    return CLIPConfig(
-        embed_dim=fields.get("projection_dim", 512),
-        image=ViTConfig(
-            layers=vision["num_hidden_layers"],
-            width=vision["hidden_size"],
-            heads=vision["num_attention_heads"],
-            patch_size=vision["patch_size"],
-            image_size=vision["image_size"],
-            mlp_width=vision["intermediate_size"],
-            activation=vision["hidden_act"],
-            layer_norm_eps=vision["layer_norm_eps"],
-        ),
-        text=TextConfig(
-            layers=text["num_hidden_layers"],
-            width=text["hidden_size"],
-            heads=text["num_attention_heads"],
-            vocab_size=text["vocab_size"],
-            context_length=text["max_position_embeddings"],
-            end_token=None if text["eos_token_id"] == LEGACY_END_TOKEN else text["eos_token_id"],
-            mlp_width=text["intermediate_size"],
-            activation=text["hidden_act"],
-            layer_norm_eps=text["layer_norm_eps"],
-        ),
-    )
+    image = {**blocks(vision), "patch_size": vision["patch_size"], "image_size": vision["image_size"]}
+    texts = {**blocks(text), "vocab_size": text["vocab_size"], "context_length": text["max_position_embeddings"]}
+    if siglip:
+        if not vision["vision_use_head"]:
+            raise ValueError("a SigLIP without an attention pool")
+        embed_dim = text.get("projection_size") or text["hidden_size"]
+        return CLIPConfig(
+            embed_dim,
+            ViTConfig(**image, pre_norm=False, pool="map", pixels="inception"),
+            TextConfig(**texts, causal=False, pool="last", projection_bias=True),
+            logit_bias=True,
+        )
+    end_token = None if text["eos_token_id"] == LEGACY_END_TOKEN else text["eos_token_id"]
+    return CLIPConfig(fields.get("projection_dim", 512), ViTConfig(**image), TextConfig(**texts, end_token=end_token))
 
 
-# What of open_clip's configs is built here; anything else that is set makes another model.
-OPEN_CLIP_FIELDS = {
-    "model_cfg": {"embed_dim", "vision_cfg", "text_cfg", "quick_gelu", "custom_text"},
-    "vision_cfg": {"image_size", "layers", "width", "head_width", "mlp_ratio", "patch_size"},
-    "text_cfg": {"context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio", "hf_tokenizer_name"},
+# What of open_clip's configs is built here: a field may hold these values, any (None), or nothing. What else is set
+# makes another model.
+OPEN_CLIP_FIELDS: dict[str, dict[str, tuple[Any, ...] | None]] = {
+    "model_cfg": dict.fromkeys(
+        ("embed_dim", "vision_cfg", "text_cfg", "quick_gelu", "custom_text", "init_logit_scale", "init_logit_bias")
+    ),
+    "vision_cfg": {
+        **dict.fromkeys(("image_size", "layers", "width", "head_width", "mlp_ratio", "patch_size", "patch_dropout")),
+        **dict.fromkeys(("no_ln_pre", "norm_kwargs", "act_kwargs")),
+        **{"pool_type": ("tok",), "pos_embed_type": ("learnable",)},
+    },
+    "text_cfg": {
+        **dict.fromkeys(("context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio", "hf_tokenizer_name")),
+        **dict.fromkeys(("no_causal_mask", "proj_bias", "norm_kwargs", "act_kwargs")),
+        **{"pool_type": ("argmax",), "proj_type": ("linear",)},
+    },
 }
+OTHERS = {
+    "timm_model_name": "an image encoder of timm",
+    "hf_model_name": "a text encoder of Hugging Face",
+    "multimodal_cfg": "a CoCa",
+}
+PIXEL_TOLERANCE = 1e-3  # of the means and deviations in a config, which may be rounded
 
 
 def from_open_clip(fields: dict[str, Any]) -> CLIPConfig:
     """The architecture in the fields of an `open_clip_config.json`.
 
+    Source: open_clip's CLIPVisionCfg and CLIPTextCfg.
+
     Raises:
       ValueError: it sets something that this package does not build.
     """
     model = fields["model_cfg"]
+    _check_fields("model_cfg", model)
     vision, text = model["vision_cfg"], model["text_cfg"]
-    for name, part in (("model_cfg", model), ("vision_cfg", vision), ("text_cfg", text)):
-        unknown = sorted(key for key, value in part.items() if value and key not in OPEN_CLIP_FIELDS[name])
-        if unknown:
-            raise ValueError(f"{name} sets {', '.join(unknown)}")
-    activation = "quick_gelu" if model.get("quick_gelu") else "gelu"
+    _check_fields("vision_cfg", vision)
+    _check_fields("text_cfg", text)
+    quick = bool(model.get("quick_gelu"))
     size, width = vision.get("image_size", 224), _number(vision, "width", 768)
     head_width = _number(vision, "head_width", 64)
     if isinstance(size, list) and len(size) == 2:
         if size[0] != size[1]:
             raise ValueError(f"images of {size[0]} x {size[1]} pixels, which are not square")
         size = size[0]
-    layers = vision.get("layers", 12)
+    layers, pixels = vision.get("layers", 12), _pixels(fields.get("preprocess_cfg") or {})
     if isinstance(layers, list):
+        if pixels != "clip":
+            raise ValueError(f"a ResNet for pixels normalised as {pixels!r}, not as CLIP's")
         image: ImageConfig = ResNetConfig(tuple(layers), width, 32 * width // head_width, size)
     else:
-        mlp_width = int(width * _number(vision, "mlp_ratio", 4))
-        image = ViTConfig(layers, width, width // head_width, vision.get("patch_size", 16), size, mlp_width, activation)
+        image = ViTConfig(
+            layers=layers,
+            width=width,
+            heads=width // head_width,
+            patch_size=vision.get("patch_size", 16),
+            image_size=size,
+            mlp_width=int(width * _number(vision, "mlp_ratio", 4)),
+            pre_norm=not vision.get("no_ln_pre"),
+            pixels=pixels,
+            **_functions("vision_cfg", vision, quick),
+        )
     width = _number(text, "width", 512)
     return CLIPConfig(
         embed_dim=model["embed_dim"],
@@ -120,9 +183,45 @@ def from_open_clip(fields: dict[str, Any]) -> CLIPConfig:
             vocab_size=text.get("vocab_size", 49408),
             context_length=text.get("context_length", 77),
             mlp_width=int(width * _number(text, "mlp_ratio", 4)),
-            activation=activation,
+            causal=not text.get("no_causal_mask"),
+            projection_bias=bool(text.get("proj_bias")),
+            **_functions("text_cfg", text, quick),
         ),
+        logit_bias=model.get("init_logit_bias") is not None,
     )
+
+
+def _check_fields(name: str, part: dict[str, Any]) -> None:
+    """Raises a ValueError that names what is set in a part of a config and not built here."""
+    known = OPEN_CLIP_FIELDS[name]
+    for key, value in sorted(part.items()):
+        if key in OTHERS and value:
+            raise ValueError(f"{name} sets {key}: {OTHERS[key]}, which is not built here")
+    unknown = [key for key, value in sorted(part.items()) if value and key not in known]
+    if unknown:
+        raise ValueError(f"{name} sets {', '.join(unknown)}")
+    for key, allowed in known.items():
+        if allowed and part.get(key) and part[key] not in allowed:
+            raise ValueError(f"{name} sets {key} to {part[key]!r:.60}, not {allowed[0]!r}")
+
+
+def _functions(name: str, part: dict[str, Any], quick: bool) -> dict[str, Any]:
+    """Activation and LayerNorm of a transformer, by the names of our fields."""
+    norm, act = part.get("norm_kwargs") or {}, part.get("act_kwargs") or {}
+    if norm.keys() - {"eps"} or act not in ({}, {"approximate": "none"}, {"approximate": "tanh"}):
+        raise ValueError(f"{name} sets norm_kwargs to {norm!r:.60} and act_kwargs to {act!r:.60}")
+    activation = "quick_gelu" if quick else "gelu_tanh" if act.get("approximate") == "tanh" else "gelu"
+    return {"activation": activation, "layer_norm_eps": norm.get("eps", 1e-5)}
+
+
+def _pixels(preprocessing: dict[str, Any]) -> str:
+    """The name of the values that pixels are normalised with; CLIP's where none are given."""
+    default = PIXELS["clip"]
+    given = [preprocessing.get(name) or values for name, values in zip(("mean", "std"), default)]
+    for name, values in PIXELS.items():
+        if all(np.allclose(a, b, rtol=0, atol=PIXEL_TOLERANCE) for a, b in zip(given, values)):
+            return name
+    raise ValueError(f"pixels normalised with mean {given[0]} and deviation {given[1]}")
 
 
 def _number(part: dict[str, Any], name: str, default: int) -> Any:

@@ -1,6 +1,6 @@
-"""CLIP's text transformer.
+"""CLIP's text transformer, and SigLIP's.
 
-Source: CLIP.encode_text of OpenAI's CLIP.
+Source: CLIP.encode_text of OpenAI's CLIP; Zhai et al., "Sigmoid loss for language image pre-training" (2303.15343).
 """
 
 import jax
@@ -12,28 +12,31 @@ from qualiclip_jax.models.layers import Transformer, normal
 
 
 class TextEncoder(nnx.Module):
-    """Causal transformer; the feature of a text is read at its end token."""
+    """Transformer; the feature of a text is read at its end token, or at the last of the tokens that fill it up."""
 
     def __init__(self, config: CLIPConfig, rngs: nnx.Rngs):
         shape, dtype = config.text, jnp.dtype(config.compute_dtype)
         assert shape is not None
         width = shape.width
-        self.end_token, self.dtype = shape.end_token, dtype
+        self.end_token, self.causal, self.pool, self.dtype = shape.end_token, shape.causal, shape.pool, dtype
         self.tokens = nnx.Param(normal(0.02)(rngs.params(), (shape.vocab_size, width), jnp.float32))
         self.positions = nnx.Param(normal(0.01)(rngs.params(), (shape.context_length, width), jnp.float32))
         self.transformer = Transformer(shape, dtype, config.remat, rngs)
         self.ln_final = nnx.LayerNorm(width, epsilon=shape.layer_norm_eps, dtype=jnp.float32, rngs=rngs)
         init = normal(width**-0.5)
-        self.projection = nnx.Linear(width, config.embed_dim, use_bias=False, kernel_init=init, dtype=dtype, rngs=rngs)
+        bias = shape.projection_bias
+        self.projection = nnx.Linear(width, config.embed_dim, use_bias=bias, kernel_init=init, dtype=dtype, rngs=rngs)
 
     def __call__(self, tokens: jax.Array) -> jax.Array:
-        """tokens int [P, T], T at most the context length -> [P, D]."""
+        """tokens int [P, T] -> [P, D]; T is at most the context length, and equal to it where the last token counts."""
+        if self.pool == "last":
+            return self.encode(self.tokens[...][tokens], jnp.full(len(tokens), tokens.shape[1] - 1))
         is_end = tokens if self.end_token is None else tokens == self.end_token
         return self.encode(self.tokens[...][tokens], jnp.argmax(is_end, axis=1))  # the first of the largest
 
     def encode(self, embedded: jax.Array, end: jax.Array) -> jax.Array:
-        """Embedded tokens float [P, T, W], and where the end token of each text is, int [P] -> [P, D]."""
+        """Embedded tokens float [P, T, W], and which token of each text is read, int [P] -> [P, D]."""
         x = (embedded + self.positions[...][: embedded.shape[1]]).astype(self.dtype)
-        x = self.transformer(x, jnp.tri(embedded.shape[1], dtype=bool))
+        x = self.transformer(x, jnp.tri(embedded.shape[1], dtype=bool) if self.causal else None)
         x = jnp.take_along_axis(x, end[:, None, None], axis=1)[:, 0]
         return self.projection(self.ln_final(x).astype(self.dtype))

@@ -179,7 +179,8 @@ def locate(source: str | pathlib.Path, tokenizer_only: bool = False) -> pathlib.
 def hub_hint(name: str) -> str:
     """What `hf download` fetches of a repository: the names of the files where they are known, else patterns."""
     known = any(name == backbone.repository for backbone in backbones.TABLE.values())
-    return " ".join(LAYOUTS[0]) if known else "--include '*.safetensors' '*.json'"
+    of_open_clip = known and name.startswith(("timm/", "laion/"))
+    return " ".join(LAYOUTS[0]) if of_open_clip else "--include '*.safetensors' '*.json'"
 
 
 def with_tokenizer(files: Sequence[str]) -> list[str]:

@@ -1,10 +1,12 @@
 """Grad-CAM against autodiff and finite differences on small models of each kind."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small_models import RESNET, VIT, make_model
+from small_models import RESNET, SIGLIP, VIT, make_model
 
 from qualiclip_jax import quality
 from qualiclip_jax.explain.gradcam import gradcam, over
@@ -35,11 +37,9 @@ def test_by_finite_differences_of_the_pool():
     np.testing.assert_allclose(gradcam(model)(IMAGE), expected, atol=0.02)
 
 
-@pytest.mark.parametrize("mode", ["none", "interpolate"])
-def test_a_vit_in_two_parts_is_the_whole(mode):
-    import dataclasses
-
-    model = make_model(dataclasses.replace(VIT, position=mode))
+@pytest.mark.parametrize(("config", "mode"), [(VIT, "none"), (VIT, "interpolate"), (SIGLIP, "none")])
+def test_a_vit_in_two_parts_is_the_whole(config, mode):
+    model = make_model(dataclasses.replace(config, position=mode))
     encoder = model.clip.image
     pixels = normalise(jnp.asarray(IMAGE[None], jnp.float32) / 255)
     whole, parts = jax.jit(lambda x: (encoder(x), encoder.after(encoder.before(x))))(pixels)

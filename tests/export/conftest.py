@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from qualiclip_jax import QualiCLIP, checkpoint
-from tests.small_models import EFFICIENTNET, RESNET, VIT, make_model
+from tests.small_models import EFFICIENTNET, RESNET, SIGLIP, VIT, make_model
 
 
 @pytest.fixture(scope="session")
@@ -15,6 +15,7 @@ def models() -> dict[str, QualiCLIP]:
     return {
         "resnet": make_model(dataclasses.replace(RESNET, position="interpolate")),
         "vit": make_model(VIT),
+        "siglip": make_model(SIGLIP),
         "efficientnet": make_model(EFFICIENTNET, scored=2),
     }
 

@@ -10,7 +10,7 @@ from qualiclip_jax import QualiCLIP, cli, evaluate, fit, score
 from qualiclip_jax.evaluation import correlation
 from qualiclip_jax.fitting import features
 from qualiclip_jax.models import Rating
-from tests.small_models import EFFICIENTNET, RESNET, VIT, make_model
+from tests.small_models import EFFICIENTNET, RESNET, SIGLIP, VIT, make_model
 
 COUNT = 60
 FEATURES_FILE = "features.sqlite"
@@ -123,19 +123,22 @@ def test_the_test_part_is_only_tested_on(place, capsys):
     assert QualiCLIP.load(place / "split").provenance["fit"]["images"] == 40
 
 
-@pytest.mark.parametrize("config", [RESNET, VIT, EFFICIENTNET], ids=["resnet", "vit", "efficientnet"])
+@pytest.mark.parametrize("config", [RESNET, VIT, SIGLIP, EFFICIENTNET], ids=["resnet", "vit", "siglip", "efficientnet"])
 def test_columns_are_linear_in_what_the_last_layer_reads(config):
     """The features themselves are such columns; of an image with padding, too."""
     model = make_model(config)
-    last = model.clip.image.readout
-    columns = np.eye(last.in_features, dtype=np.float32)
+    image = model.clip.image
+    columns = np.eye(image.readout_width, dtype=np.float32)
     rating = Rating("all", np.array([[0, 0], [1, 1]]), 0.0, columns=columns, attributes=np.zeros(3))
     wide = QualiCLIP(model.clip, model.prompts, model.prompt_features, model.temperature, rating=rating)
     rng = np.random.default_rng(0)
     images = [rng.integers(0, 256, size, np.uint8) for size in ((64, 64, 3), (48, 64, 3))]
     outputs = wide._outputs(images)
-    assert outputs.shape == (2, 3 + last.in_features)
-    kernel, bias = np.asarray(last.kernel[...]), 0 if last.bias is None else np.asarray(last.bias[...])
+    assert outputs.shape == (2, 3 + len(columns))
+    kernel, bias = columns, 0  # a SigLIP has no last linear layer: columns are read from the features
+    if config is not SIGLIP:
+        kernel = np.asarray(image.readout.kernel[...])
+        bias = 0 if image.readout.bias is None else np.asarray(image.readout.bias[...])
     unit = lambda x: x / np.linalg.norm(x, axis=-1, keepdims=True)
     similarity = np.einsum("nd,pcd->npc", unit(outputs[:, 3:] @ kernel + bias), model.prompt_features)
     logits = (similarity[..., 0] - similarity[..., 1]) * 100 / model.temperature

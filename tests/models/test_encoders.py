@@ -11,11 +11,11 @@ from flax import nnx
 from qualiclip_jax import models
 from qualiclip_jax.errors import UserError
 from qualiclip_jax.models.encoder import Area, run
-from tests.small_models import EFFICIENTNET
+from tests.small_models import EFFICIENTNET, SIGLIP
 
 RESNET = models.CLIPConfig(32, models.ResNetConfig((1, 2, 1, 1), 4, 2, 96), models.TextConfig(2, 64, 2, 50))
 VIT = models.CLIPConfig(32, models.ViTConfig(2, 64, 2, 16, 64))
-CONFIGS = {"resnet": RESNET, "vit": VIT, "efficientnet": EFFICIENTNET}
+CONFIGS = {"resnet": RESNET, "vit": VIT, "siglip": SIGLIP, "efficientnet": EFFICIENTNET}
 
 
 @pytest.fixture(scope="module", params=CONFIGS)

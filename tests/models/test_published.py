@@ -16,6 +16,9 @@ def test_defaults_are_those_of_transformers():
     assert {key: text[key] for key in published.TEXT_DEFAULTS} == published.TEXT_DEFAULTS
     assert {key: vision[key] for key in published.VISION_DEFAULTS} == published.VISION_DEFAULTS
     assert transformers.CLIPConfig().projection_dim == 512
+    text, vision = transformers.SiglipTextConfig().to_dict(), transformers.SiglipVisionConfig().to_dict()
+    assert {key: text[key] for key in published.SIGLIP_TEXT_DEFAULTS} == published.SIGLIP_TEXT_DEFAULTS
+    assert {key: vision[key] for key in published.SIGLIP_VISION_DEFAULTS} == published.SIGLIP_VISION_DEFAULTS
 
 
 def test_a_config_of_transformers_is_read_as_transformers_means_it():
@@ -43,7 +46,10 @@ def test_legacy_fields():
 @pytest.mark.parametrize(
     ("fields", "named"),
     [
-        ({"model_type": "siglip"}, "'siglip', not 'clip'"),
+        ({"model_type": "blip"}, "'blip', not 'clip' or 'siglip'"),
+        ({"model_type": "siglip2"}, "naflex"),
+        ({"model_type": "siglip", "vision_config": {"vision_use_head": False}}, "without an attention pool"),
+        ({"model_type": "siglip", "text_config": {"projection_size": 8}}, "gives 768 features, not 8"),
         ({"model_type": "clip", "vision_config": {"num_channels": 1}}, "1 channels"),
         ({"model_type": "clip", "vision_config": {"hidden_act": "relu"}}, "activation"),
     ],
@@ -65,11 +71,40 @@ def test_open_clip_configs():
     config = published.from_open_clip(open_clip(vision_cfg=vision, quick_gelu=False))
     assert config.image == backbones.get("ViT-bigG-14").image
     assert config.text.activation == "gelu"
+    vision = {
+        "no_ln_pre": True,
+        "norm_kwargs": {"eps": 1e-6},
+        "act_kwargs": {"approximate": "tanh"},
+        "pool_type": "tok",
+    }
+    text = {"no_causal_mask": True, "proj_bias": True, "pool_type": "argmax", "proj_type": "linear"}
+    fields = open_clip(vision_cfg=vision, text_cfg=text, quick_gelu=False, init_logit_bias=-10)
+    config = published.from_open_clip(fields | {"preprocess_cfg": {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}})
+    image, text = config.image, config.text
+    assert (image.pre_norm, image.layer_norm_eps, image.activation, image.pixels) == (
+        False,
+        1e-6,
+        "gelu_tanh",
+        "inception",
+    )
+    assert (text.causal, text.projection_bias, text.activation, config.logit_bias) == (False, True, "gelu", True)
 
 
 def test_open_clip_models_of_another_kind_are_refused():
-    vision = {"timm_model_name": "convnext_base", "image_size": 224, "timm_pool": ""}
-    with pytest.raises(ValueError, match="vision_cfg sets timm_model_name"):
-        published.from_open_clip(open_clip(vision_cfg=vision))
-    with pytest.raises(ValueError, match="200 x 224"):
-        published.from_open_clip(open_clip(vision_cfg={"image_size": [200, 224]}))
+    for model, named in (
+        (
+            {"vision_cfg": {"timm_model_name": "convnext_base", "timm_pool": ""}},
+            "timm_model_name: an image encoder of timm",
+        ),
+        ({"vision_cfg": {}, "multimodal_cfg": {"layers": 12}}, "multimodal_cfg: a CoCa"),
+        ({"vision_cfg": {}, "text_cfg": {"hf_model_name": "roberta-base"}}, "hf_model_name: a text encoder of Hugging"),
+        ({"vision_cfg": {"image_size": [200, 224]}}, "200 x 224"),
+        ({"vision_cfg": {"pool_type": "avg"}}, "pool_type to 'avg', not 'tok'"),
+        ({"vision_cfg": {"ls_init_value": 1e-4}}, "vision_cfg sets ls_init_value"),
+        ({"vision_cfg": {"norm_kwargs": {"elementwise_affine": False}}}, "sets norm_kwargs to"),
+        ({"vision_cfg": {}, "text_cfg": {"pool_type": "eos"}}, "pool_type to 'eos', not 'argmax'"),
+    ):
+        with pytest.raises(ValueError, match=named):
+            published.from_open_clip(open_clip(**model))
+    with pytest.raises(ValueError, match="pixels normalised with mean"):
+        published.from_open_clip(open_clip(vision_cfg={}) | {"preprocess_cfg": {"mean": [0.4, 0.4, 0.4]}})

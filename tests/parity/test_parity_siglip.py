@@ -1,0 +1,171 @@
+"""SigLIP, TinyCLIP and open_clip's plain ViTs with small random weights against transformers: features, and from the
+files of a hub to the score.
+"""
+
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import safetensors.numpy
+from parity.conftest import TOLERANCE
+
+from qualiclip_jax import QualiCLIP, models, prompts
+from qualiclip_jax.errors import UserError
+from qualiclip_jax.models import backbones, convert, published, weights
+
+SMALL = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 80}
+VISION = {**SMALL, "patch_size": 8, "image_size": 32}
+SPECIAL = ("<pad>", "<eos>", "<bos>", "<unk>", "<mask>")
+
+
+@pytest.fixture(scope="module")
+def transformers():
+    return pytest.importorskip("transformers")
+
+
+@pytest.fixture(scope="module")
+def tokenizer(transformers):
+    """A tokenizer of SigLIP 2 with few merges; as in the published file, capitals are only lowered by the class."""
+    letters = [*"abcdefghijklmnopqrstuvwxyzGB.,-", "▁"]
+    merges = [("p", "h"), ("ph", "o"), ("o", "d"), ("▁", "pho"), ("i", "m"), ("▁", "im"), ("od", "▁pho")]
+    vocabulary = {token: i for i, token in enumerate((*SPECIAL, *letters, *("".join(pair) for pair in merges)))}
+    return transformers.Siglip2Tokenizer(vocab=vocabulary, merges=merges)
+
+
+@pytest.fixture(scope="module")
+def siglip(transformers, torch, disturb):
+    text = {**SMALL, "vocab_size": 60, "max_position_embeddings": 64, "bos_token_id": 2, "eos_token_id": 1}
+    model = disturb(transformers.SiglipModel(transformers.SiglipConfig(vision_config=VISION, text_config=text)))
+    with torch.no_grad():
+        model.logit_scale.fill_(2.0)
+        model.logit_bias.fill_(-3.0)
+    return model
+
+
+@pytest.fixture(scope="module")
+def folder(siglip, tokenizer, tmp_path_factory):
+    """What a repository of SigLIP 2 holds."""
+    path = tmp_path_factory.mktemp("siglip2")
+    siglip.save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    config = json.loads((path / "tokenizer_config.json").read_text()) | {"tokenizer_class": "GemmaTokenizer"}
+    (path / "tokenizer_config.json").write_text(json.dumps(config))
+    rust = json.loads((path / "tokenizer.json").read_text())
+    padding = {"strategy": {"Fixed": 64}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 0}
+    rust["padding"] = padding | {"pad_type_id": 0, "pad_token": "<pad>"}
+    rust["truncation"] = {"direction": "Right", "max_length": 64, "strategy": "LongestFirst", "stride": 0}
+    rust["normalizer"] = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
+    (path / "tokenizer.json").write_text(json.dumps(rust))
+    return path
+
+
+@pytest.fixture(scope="module")
+def ours(folder):
+    return weights.load_clip(folder)
+
+
+def pixels(torch, images, pixels="inception"):
+    """Images [N, H, W, 3] that `normalise` gave, as the weights expect them, channels first."""
+    mean, deviation = (np.array(values) for values in models.pixels.PIXELS[pixels])
+    plain = images * np.array(models.STD) + np.array(models.MEAN)
+    return torch.tensor(((plain - mean) / deviation).transpose(0, 3, 1, 2).astype(np.float32))
+
+
+@pytest.mark.parametrize("size", [(32, 32), (40, 57)])
+def test_image_features(torch, siglip, ours, images, assert_parity, size):
+    def features(x):
+        x = pixels(torch, x.numpy().transpose(0, 2, 3, 1))
+        return siglip.get_image_features(pixel_values=x, interpolate_pos_encoding=size != (32, 32)).pooler_output
+
+    assert_parity(ours, images(*size), features)
+
+
+def test_text_features_and_logits(torch, siglip, ours, images, assert_parity):
+    texts = np.random.default_rng(0).integers(0, 60, (4, 64)).astype(np.int32)
+    assert_parity(ours, texts, lambda ids: siglip.get_text_features(input_ids=ids).pooler_output)
+    image = images(32, 32)
+    with torch.no_grad():
+        theirs = siglip(input_ids=torch.tensor(texts.astype(np.int64)), pixel_values=pixels(torch, image))
+    image, text = ours.encode_image(jnp.asarray(image)), ours.encode_text(jnp.asarray(texts))
+    cosines = (image / jnp.linalg.norm(image)) @ (text / jnp.linalg.norm(text, axis=-1, keepdims=True)).T
+    logits = cosines * jnp.exp(ours.logit_scale[...]) + ours.logit_bias[...]
+    assert np.abs(np.asarray(logits) - theirs.logits_per_image.numpy()).max() <= TOLERANCE * 10  # of logits about -3
+    with pytest.raises(UserError, match=r"expected integers \[P, 64\]"):
+        ours.encode_text(jnp.asarray(texts[:, :63]))
+
+
+def test_names_there_and_back(siglip, ours):
+    config = published.from_hugging_face(siglip.config.to_dict())
+    again = convert.from_state_dict(convert.to_openai_state_dict(ours), config=config)
+    for a, b in zip(*(models.convert.to_openai_state_dict(clip).values() for clip in (ours, again)), strict=True):
+        np.testing.assert_array_equal(a, b)
+    with pytest.raises(UserError, match=r"a SigLIP, .* put its config.json beside the weights"):
+        convert.from_state_dict(convert.to_openai_state_dict(ours))
+
+
+def test_tokens(folder, tokenizer, tmp_path):
+    pairs = (("Good Photo,  image", "bad photo."), *prompts.PAIRS)
+    rows = [tokenizer(text)["input_ids"] for pair in pairs for text in pair]
+    expected = [row + [1] + [0] * (63 - len(row)) for row in rows]
+    np.testing.assert_array_equal(prompts.padded_tokens(pairs, folder).reshape(-1, 64), expected)
+
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    (tmp_path / "tokenizer.json").write_bytes((folder / "tokenizer.json").read_bytes())
+    with pytest.raises(UserError, match="tokenizer_config.json missing"):
+        prompts.padded_tokens(pairs, tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config | {"tokenizer_class": "SiglipTokenizer"}))
+    plain = tokenizer("good photo image")["input_ids"]  # the first SigLIP knows no punctuation
+    assert prompts.padded_tokens(pairs, tmp_path)[0, 0].tolist() == plain + [1] + [0] * (63 - len(plain))
+    with pytest.raises(UserError, match="is 65 tokens"):
+        prompts.padded_tokens((("x" * 64, "y"),), folder)
+    with pytest.raises(UserError, match="name its tokenizer"):
+        prompts.padded_tokens(pairs, None)
+
+
+def clip_files(torch, disturb, transformers):
+    """A CLIP of transformers, and its files, as in a repository of TinyCLIP and as in one of open_clip."""
+    text = {**SMALL, "hidden_act": "gelu", "layer_norm_eps": 1e-6}
+    vision = {**VISION, "hidden_act": "gelu", "layer_norm_eps": 1e-6}
+    config = transformers.CLIPConfig(projection_dim=24, vision_config=vision, text_config=text)
+    theirs = disturb(transformers.CLIPModel(config))
+    tensors = {name: value.numpy() for name, value in theirs.state_dict().items()}
+    ours = convert.from_state_dict(tensors, config=published.from_hugging_face(config.to_dict()))
+    tower = {"layers": 2, "width": 48, "mlp_ratio": 80 / 48, "norm_kwargs": {"eps": 1e-6}}
+    open_clip = {
+        "model_cfg": {
+            "embed_dim": 24,
+            "vision_cfg": {**tower, "image_size": 32, "patch_size": 8, "head_width": 16, "pool_type": "tok"},
+            "text_cfg": {**tower, "heads": 3, "vocab_size": 49408, "context_length": 77},
+        },
+        "preprocess_cfg": {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]},
+    }
+    files = {
+        f"{backbones.TABLE['TinyCLIP-8M-16'].repository}/config.json": config.to_json_string().encode(),
+        f"{backbones.TABLE['TinyCLIP-8M-16'].repository}/model.safetensors": safetensors.numpy.save(tensors),
+        "owner/vit/open_clip_config.json": json.dumps(open_clip).encode(),
+        "owner/vit/open_clip_model.safetensors": safetensors.numpy.save(convert.to_openai_state_dict(ours)),
+    }
+    return theirs, files
+
+
+@pytest.mark.parametrize(
+    ("name", "normalised"),
+    [("siglip2-base-patch16-224", "inception"), ("TinyCLIP-8M-16", "clip"), ("owner/vit", "imagenet")],
+)
+def test_from_the_files_of_a_hub_to_the_score(hub, torch, disturb, transformers, siglip, folder, name, normalised):
+    if name.startswith("siglip2"):
+        theirs = siglip
+        tokens = prompts.padded_tokens(prompts.PAIRS, folder).reshape(-1, 64)
+        hub.files |= {f"google/{name}/{file.name}": file.read_bytes() for file in folder.iterdir()}
+    else:
+        theirs, hub.files = clip_files(torch, disturb, transformers)
+        tokens = prompts.tokenize(prompts.PAIRS).reshape(-1, 77)
+    photos = np.random.default_rng(0).random((2, 40, 57, 3), np.float32)
+    with torch.no_grad():
+        x = pixels(torch, np.asarray(models.normalise(jnp.asarray(photos))), normalised)
+        image = theirs.get_image_features(pixel_values=x, interpolate_pos_encoding=True).pooler_output
+        text = theirs.get_text_features(input_ids=torch.tensor(tokens.astype(np.int64))).pooler_output
+        image, text = (torch.nn.functional.normalize(features, dim=-1) for features in (image, text))
+        expected = (100 * image @ text.T).reshape(2, -1, 2).softmax(-1)[..., 0].mean(-1).numpy()
+    np.testing.assert_allclose(QualiCLIP.load(name).score(photos), expected, atol=1e-5)
