@@ -43,10 +43,13 @@ def main() -> None:
     def forward(params, batch_stats, batch):
         return loss_fn(params, batch_stats, *degrade(batch), recipe, None)[0]
 
+    def backward(params, batch_stats, batch):
+        return gradients(params, batch_stats, batch, recipe, None)[0]
+
     programs = {
         "degradations": (degrade, (batch,)),
         "+ forward": (forward, (state.params, state.batch_stats, batch)),
-        "+ backward": (lambda state, batch: gradients(state, batch, recipe, None)[0], (state, batch)),
+        "+ backward": (backward, (state.params, state.batch_stats, batch)),
         "whole step": (lambda state, batch: train_step(state, batch, recipe=recipe), (state, batch)),
     }
     device = jax.devices()[0]

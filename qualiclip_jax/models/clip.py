@@ -105,12 +105,12 @@ class CLIP(nnx.Module):
         self.text = None
         self.config = dataclasses.replace(self.config, text=None)
 
-    def batch_norm_mode(self, training: bool, axis_name: str | None = None) -> None:
+    def batch_norm_mode(self, training: bool, axis_name: str | tuple[str, ...] | None = None) -> None:
         """Sets how every BatchNorm works: frozen (the default), or on the statistics of the batch.
 
         Args:
           training: use the statistics of the batch, and move the running ones.
-          axis_name: the device axis of pmap or shard_map over which the batch is spread; None for each device alone.
+          axis_name: of the device axis, or axes, that the batch is spread over; None for each device alone.
         """
         for _, module in nnx.iter_modules(self):
             if isinstance(module, BatchNorm):

@@ -76,7 +76,7 @@ class BatchNorm(nnx.Module):
         self.var = nnx.BatchStat(jnp.ones(width, jnp.float32))
         self.eps = eps
         self.training = False
-        self.axis_name: str | None = None
+        self.axis_name: str | tuple[str, ...] | None = None
 
     def __call__(self, x: jax.Array, valid: jax.Array | None = None) -> jax.Array:
         """Normalises.

@@ -46,7 +46,7 @@ class Adapted(nnx.Module):
         leaves = dict(nnx.to_flat_state(jax.lax.stop_gradient(state)))
         for path, down, up in zip(self.paths, self.down, self.up):
             leaf = leaves["image", *path]
-            leaves["image", *path] = leaf.replace(leaf[...] + down[...] @ up[...])
+            leaves["image", *path] = nnx.Param(leaf[...] + down[...] @ up[...])
         return nnx.merge(graph, nnx.from_flat_state(list(leaves.items()))), prompt_features
 
     def encode_image(self, images: jax.Array) -> jax.Array:

@@ -33,6 +33,8 @@ def default_config() -> ConfigDict:
     c.epochs = 0.0  # if above 0: passes over the source, in place of `steps`
     c.batch_size = 16  # images a step, over all devices of all processes
     c.log_every = 50  # steps
+    c.parallel = "pmap"  # a copy of the state on every device; "fsdp": parameters and optimizer spread over them
+    c.shards = 0  # fsdp: so many devices hold one state together; 0 is all
     c.learning_rate = 1e-5  # the peak of the schedule
     c.temperature = 1.0  # of the score, not of the loss: 1 (hub release) or 2 (IQA-PyTorch)
     c.scored = 0  # the score is the mean over so many pairs of prompts, the first ones; 0 is all
@@ -235,6 +237,8 @@ def check(config: ConfigDict) -> None:
             require(0 <= value < math.inf, field, "0 or more, and finite")
     require(config.seed < 2**63, "seed", "below 2**63")
     require(config.steps >= 1 or config.epochs > 0 or config.probe.images > 0, "steps", "1 or more (or set epochs)")
+    require(config.parallel in ("pmap", "fsdp"), "parallel", "'pmap' or 'fsdp'")
+    require(config.parallel == "fsdp" or not config.shards, "shards", "0 with parallel 'pmap'")
     require(config.probe.ridge > 0, "probe.ridge", "above 0")
     require(config.probe.tones >= 0, "probe.tones", "0 or more")
     require(config.learning_rate > 0, "learning_rate", "above 0")

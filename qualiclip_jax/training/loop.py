@@ -62,15 +62,16 @@ def train(
     directory = Path(directory).expanduser().absolute()
     config_lib.check(config)
     parallel.check_batch(config.batch_size, config.optimizer.accumulate)
+    spread = parallel.spread(config)
     model = build.build_model(config)
     source, validation = _images(config, rated_set)
     pristine.require_large_enough(source, config.data.crop_size)
     steps = math.ceil(config.epochs * len(source) / config.batch_size) if config.epochs else config.steps
     recipe, params, batch_stats = build.build_recipe(config, model, steps)
-    state = create_state(params, batch_stats, recipe)
+    state = jax.device_get(create_state(params, batch_stats, recipe))  # no device may have room for all of it
     evaluator = evals.Evaluator(config, recipe, model, validation)
     saved_bytes = sum(x.nbytes for x in jax.tree.leaves((state, params, batch_stats)))  # to go on, and to score with
-    run = _Run(config, directory, model, recipe, evaluator, steps)
+    run = _Run(config, directory, model, recipe, evaluator, steps, spread)
     with contextlib.ExitStack() as held, StopSignals() as stop:  # until the last checkpoint is written
         parallel.from_primary(lambda: held.enter_context(workdir.lock(directory)))
         parallel.from_primary(lambda: workdir.prepare(directory, config, overwrite, saved_bytes))
@@ -80,7 +81,8 @@ def train(
         if config.probe.images and not state.step:
             state = _with_probe(config, directory, model, recipe, source, stop)
         batches = held.enter_context(contextlib.closing(_open_batches(config, source, int(state.step))))
-        return run.loop(state, batches, stop)
+        start, state = int(state.step), spread.put_state(state)
+        return run.loop(start, state, batches, stop)
 
 
 def _images(config: ConfigDict, rated_set: RatedSet | None) -> tuple[Source, RatedSet | None]:
@@ -155,9 +157,10 @@ class _Run:
         recipe: Recipe,
         evaluator: evals.Evaluator,
         steps: int,
+        spread: parallel.Spread,
     ):
         self.config, self.directory, self.model, self.recipe = config, directory, model, recipe
-        self.evaluator, self.steps = evaluator, steps
+        self.evaluator, self.steps, self.spread = evaluator, steps, spread
         self.speed = Speedometer(config.batch_size, config.model.compute_dtype)
         self.checkpoints: checkpoint.TrainingCheckpoints | None = None  # on the primary process alone
         self.writer: metrics.MetricsWriter | None = None  # likewise
@@ -168,29 +171,28 @@ class _Run:
     def restore_or_begin(self, state: TrainState) -> TrainState:
         """Returns the state of the last complete checkpoint, else the given one, which is kept as `initial`."""
         opened = parallel.from_primary(lambda: self._open(state))
-        state, self.saved_step, self.evaluated_step, self.evaluation = opened
-        return state
+        restored, self.saved_step, self.evaluated_step, self.evaluation = opened
+        return state if restored is None else restored
 
-    def _open(self, state: TrainState) -> tuple[TrainState, int, int, dict[str, float]]:
+    def _open(self, like: TrainState) -> tuple[TrainState | None, int, int, dict[str, float]]:
         """Opens the files of the run.
 
         Returns:
-          (state, step of the last checkpoint, step of the last evaluation, its values); a step is -1 if there is none.
+          (state of the last checkpoint, None if there is none; its step; the step of the last evaluation, its values);
+          a step is -1 if there is none.
         """
         folder = self.directory / "checkpoints"
         if not (folder / checkpoint.INITIAL).exists():  # before the manager begins to clear temporary directories away
             checkpoint.save_model(folder / checkpoint.INITIAL, self.model)
         self.checkpoints = checkpoint.TrainingCheckpoints(folder, self.config.checkpoint.keep_last)
         step = self.checkpoints.latest_step()
-        if step is not None:
-            state = self.checkpoints.restore_training(step, state)
-        self.writer = metrics.MetricsWriter(self.directory, int(state.step))
+        state = None if step is None else self.checkpoints.restore_training(step, like)
+        self.writer = metrics.MetricsWriter(self.directory, 0 if state is None else int(state.step))
         return state, -1 if step is None else step, *_last_evaluation(self.directory)
 
-    def loop(self, state: TrainState, batches: pristine.CropPairs, stop: StopSignals) -> Result:
-        """Runs to the last step, or until a signal asks to stop."""
-        step, state = int(state.step), parallel.replicate(state)
-        compiled = parallel.parallel_step(train_step, self.recipe)
+    def loop(self, step: int, state: TrainState, batches: pristine.CropPairs, stop: StopSignals) -> Result:
+        """Runs from `step`, whose state is on the devices, to the last one, or until a signal asks to stop."""
+        compiled = self.spread.compile(train_step, self.recipe)
         self.speed.restart(step)
         bar = Progress(self.steps, "training", "step", done=step, show=parallel.is_primary())
         with bar as progress:
@@ -220,7 +222,7 @@ class _Run:
             batch = next(batches)
         if step == 0 and self.recipe.ratings is None:
             self.draw_examples(batch)
-        on_devices = parallel.put_batch(batch)
+        on_devices = self.spread.put_batch(batch)
         if self.speed.flops_per_step is None:
             self.speed.estimate_flops(compiled, state, on_devices)
         with jax.transfer_guard("disallow"):
@@ -259,7 +261,8 @@ class _Run:
         if not self.evaluator.names() or self.evaluated_step == step:
             return
         with self.speed.paused():
-            self.evaluation = parallel.from_primary(lambda: self.evaluator(state))
+            fetched = self.spread.fetch(state.replace(opt_state=None))
+            self.evaluation = parallel.from_primary(lambda: self.evaluator(fetched))
         self.evaluated_step = step
         if self.writer is not None:
             self.writer.write_evaluation(step, self.evaluation)
@@ -272,7 +275,8 @@ class _Run:
         if step == self.saved_step or (step == 0 and self.steps > 0):
             return
         self.flush_before_save(step)
-        parallel.from_primary(lambda: self._write(step, state))
+        fetched = self.spread.fetch(state)
+        parallel.from_primary(lambda: self._write(step, fetched))
         self.saved_step = step
 
     def _write(self, step: int, state: TrainState) -> None:

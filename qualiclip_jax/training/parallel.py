@@ -1,7 +1,7 @@
-"""Data parallelism: the only file that knows `jax.pmap`, devices and processes.
+"""Devices and processes: the only file that knows them.
 
-The state is replicated without a leading device axis; each device gets its part of the batch on axis 0. Several
-processes run the same command after `initialize`; a step then spans all their devices.
+A run is spread over devices in one of two ways, `Pmap` or `Fsdp`: it places states and batches, and compiles the step.
+Several processes run the same command after `initialize`; a step then spans all their devices.
 """
 
 import functools
@@ -14,13 +14,17 @@ from typing import Any, NoReturn, TypeVar
 
 import jax
 import numpy as np
+from flax import nnx
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from ml_collections import ConfigDict
 
 from qualiclip_jax.errors import UserError
-from qualiclip_jax.training.state import Recipe
+from qualiclip_jax.training.state import Parameters, Recipe, TrainState
 
-AXIS = "devices"
+PMAP, FSDP = "pmap", "fsdp"  # values of `config.parallel`
+AXIS = "devices"  # of `Pmap`
+MESH_AXES = DATA, MODEL = "data", "model"  # of `Fsdp`
 PIECE = 2**22  # bytes sent at once between processes
 CONNECTION_WORDS = ("Gloo", "Connection", "UNAVAILABLE", "heartbeat")  # in errors after the end of another process
 
@@ -71,8 +75,10 @@ def _in_slurm_step() -> bool:
 
 def _connect() -> None:
     """Connects all devices while all processes are here: later, CPUs would wait only half a minute for each other."""
-    add = jax.pmap(lambda x: jax.lax.psum(x, AXIS), axis_name=AXIS)
-    add(np.ones(jax.local_device_count(), np.float32)).block_until_ready()
+    mesh = Mesh(np.array(jax.devices()), (AXIS,))
+    ones = np.ones(jax.local_device_count(), np.float32)
+    spread_out = jax.make_array_from_process_local_data(NamedSharding(mesh, PartitionSpec(AXIS)), ones)
+    jax.jit(jax.numpy.sum, out_shardings=NamedSharding(mesh, PartitionSpec()))(spread_out).block_until_ready()
     from_primary(lambda: None)
 
 
@@ -102,35 +108,157 @@ def check_batch(batch_size: int, accumulate: int) -> None:
         )
 
 
-def parallel_step(step: Callable[..., T], recipe: Recipe, devices: Devices = None) -> Callable[..., T]:
-    """Compiles `step(state, batch, recipe=..., axis_name=...)` to run on all devices of all processes.
+class Pmap:
+    """Data parallelism by `jax.pmap`: a copy of the state on every device, each with its part of the batch.
 
     Args:
-      step: `training.step.train_step` or a function like it.
-      recipe: the constants of the run.
+      devices: to use these alone, in a single process.
+    """
+
+    def __init__(self, devices: Devices = None):
+        self._devices = devices
+        self._mesh = Mesh(np.array(devices or jax.local_devices()), (AXIS,))
+
+    def compile(self, step: Callable[..., T], recipe: Recipe) -> Callable[..., T]:
+        """Compiles `step(state, batch, recipe=..., axis_name=...)` to run on all devices of all processes.
+
+        Args:
+          step: `training.step.train_step` or a function like it.
+          recipe: the constants of the run.
+
+        Returns:
+          A function of what `put_state` and `put_batch` give; the state passed in is donated.
+        """
+        bound = functools.partial(step, recipe=recipe, axis_name=AXIS)
+        places: dict[str, Any] = {"in_axes": (None, 0), "out_axes": None, "devices": self._devices}
+        return jax.pmap(bound, axis_name=AXIS, donate_argnums=0, **places)
+
+    def put_state(self, state: TrainState) -> TrainState:
+        """Puts a copy of a state, the same on all processes, on every device; it has no leading device axis."""
+        placed: TrainState = jax.device_put(state, NamedSharding(self._mesh, PartitionSpec()))
+        return placed
+
+    def put_batch(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+        """Sends this process's part of a batch to its devices: leaves [n, ...] become [devices, n / devices, ...]."""
+        split = {name: x.reshape(self._mesh.size, -1, *x.shape[1:]) for name, x in batch.items()}
+        return jax.device_put(split, NamedSharding(self._mesh, PartitionSpec(AXIS)))
+
+    def fetch(self, tree: T) -> T:
+        """Arrays of a state that each process can read by itself; all processes must call it."""
+        return tree
+
+
+class Fsdp:
+    """Fully sharded data parallelism: parameters and optimizer are spread over the devices too, by `jax.jit` on a mesh.
+
+    The mesh has the axes "data" and "model". The devices along "model" hold one state together: of an array with two
+    axes or more, each has a part of the last axis where that divides. The batch is spread over all devices. A parameter
+    is gathered where a layer reads it, and its gradient is added up where it is held.
+
+    Args:
+      shards: devices along "model"; 0 for all.
       devices: to use these alone, in a single process.
 
-    Returns:
-      A function of (state, batch) with batch leaves [local devices, b, ...]; the state passed in is donated.
+    Raises:
+      UserError: if `shards` does not divide the devices.
     """
-    bound = functools.partial(step, recipe=recipe, axis_name=AXIS)
-    return jax.pmap(bound, axis_name=AXIS, in_axes=(None, 0), out_axes=None, donate_argnums=0, devices=devices)
+
+    def __init__(self, shards: int = 0, devices: Devices = None):
+        chosen = list(devices or jax.devices())
+        shards = shards or len(chosen)
+        if len(chosen) % shards:
+            raise UserError(f"config.shards is {shards}, which does not divide the {len(chosen)} devices")
+        types = (AxisType.Auto,) * 2
+        self._shards = shards
+        self._mesh = jax.make_mesh((len(chosen) // shards, shards), MESH_AXES, types, devices=chosen)
+
+    def compile(self, step: Callable[..., T], recipe: Recipe) -> Callable[..., T]:
+        """As `Pmap.compile`; the step, which gives (state, metrics), gets `over_devices` too."""
+        bound: Callable[..., Any] = functools.partial(
+            step, recipe=recipe, axis_name=MESH_AXES, over_devices=self._over_devices
+        )
+
+        def on_mesh(state: TrainState, batch: dict[str, jax.Array]) -> Any:
+            after, metrics = bound(state, batch)
+            return jax.lax.with_sharding_constraint(after, self.shardings(after)), metrics
+
+        return jax.jit(on_mesh, donate_argnums=0)
+
+    def shardings(self, state: TrainState) -> TrainState:
+        """Where the arrays of a state are, as a tree of `NamedSharding`; their shapes suffice."""
+        places = jax.tree.map(lambda x: NamedSharding(self._mesh, self._spec(x)), state)
+        whole = jax.tree.map(lambda _: NamedSharding(self._mesh, PartitionSpec()), state.batch_stats)
+        return places.replace(batch_stats=whole)
+
+    def put_state(self, state: TrainState) -> TrainState:
+        """Gives every device its part of a state, which is the same on all processes."""
+
+        def put(x: Any, place: NamedSharding) -> jax.Array:
+            host = np.asarray(x)
+            return jax.make_array_from_callback(host.shape, place, lambda part: np.array(host[part]))
+
+        placed: TrainState = jax.tree.map(put, state, self.shardings(state))
+        return placed
+
+    def put_batch(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+        """Sends this process's part of a batch to its devices; the arrays are those of the whole batch."""
+        place = NamedSharding(self._mesh, PartitionSpec(MESH_AXES))
+        return {name: jax.make_array_from_process_local_data(place, x) for name, x in batch.items()}
+
+    def fetch(self, tree: T) -> T:
+        """Arrays of a state that each process can read by itself; all processes must call it."""
+        return tree if is_alone() else multihost_utils.process_allgather(tree, tiled=True)
+
+    def _spec(self, x: Any) -> PartitionSpec:
+        if x.ndim < 2 or x.shape[-1] % self._shards:
+            return PartitionSpec()
+        return PartitionSpec(*[None] * (x.ndim - 1), MODEL)
+
+    def _over_devices(self, gradients: Callable[..., Any]) -> Callable[..., Any]:
+        """Runs `gradients(params, batch_stats, batch)` on every device for its part of the batch, and averages."""
+
+        def over_devices(params: Parameters, batch_stats: Parameters, batch: dict[str, jax.Array]) -> Any:
+            specs = jax.tree.map(self._spec, params)
+
+            def on_device(params: Parameters, batch_stats: Parameters, batch: dict[str, jax.Array]) -> Any:
+                gathering = jax.tree.map(_gathering, params, specs, is_leaf=lambda x: isinstance(x, nnx.Variable))
+                gradient, *rest = gradients(gathering, batch_stats, batch)
+                gradient = jax.tree.unflatten(jax.tree.structure(params), jax.tree.leaves(gradient))
+                return jax.tree.map(self._mean, gradient, specs), *jax.lax.pmean(rest, MESH_AXES)
+
+            whole = PartitionSpec()
+            return jax.shard_map(
+                on_device,
+                mesh=self._mesh,
+                in_specs=(specs, whole, PartitionSpec(MESH_AXES)),
+                out_specs=(specs, whole, whole),
+                check_vma=False,
+            )(params, batch_stats, batch)
+
+        return over_devices
+
+    def _mean(self, gradient: jax.Array, spec: PartitionSpec) -> jax.Array:
+        """The mean over devices; of a part it is the sum along "model" already, as the gradient of a gathering is."""
+        if MODEL in spec:
+            return jax.lax.pmean(gradient, DATA) / self._shards
+        return jax.lax.pmean(gradient, MESH_AXES)
 
 
-def put_batch(batch: dict[str, np.ndarray], devices: Devices = None) -> dict[str, jax.Array]:
-    """Sends this process's part of a batch to its devices: leaves [n, ...] become [local devices, n / devices, ...]."""
-    mesh = _local_mesh(devices)
-    split = {name: x.reshape(mesh.size, -1, *x.shape[1:]) for name, x in batch.items()}
-    return jax.device_put(split, NamedSharding(mesh, PartitionSpec(AXIS)))
+def _gathering(parameter: nnx.Variable[Any], spec: nnx.Variable[Any]) -> nnx.Variable[Any]:
+    """A parameter of which this device holds a part, and which is whole where it is read."""
+    return parameter.replace(on_get_value=_gather) if MODEL in spec.get_raw_value() else parameter
 
 
-def replicate(tree: Any, devices: Devices = None) -> Any:
-    """Puts a copy of every array on every device of this process (`tree` is the same on all processes)."""
-    return jax.device_put(tree, NamedSharding(_local_mesh(devices), PartitionSpec()))
+def _gather(_: nnx.Variable[Any], part: jax.Array) -> jax.Array:
+    return jax.lax.all_gather(part, MODEL, axis=part.ndim - 1, tiled=True)
 
 
-def _local_mesh(devices: Devices) -> Mesh:
-    return Mesh(np.array(devices or jax.local_devices()), (AXIS,))
+Spread = Pmap | Fsdp
+
+
+def spread(config: ConfigDict) -> Spread:
+    """How a run is spread over all devices, see `config.parallel`."""
+    return Fsdp(config.shards) if config.parallel == FSDP else Pmap()
 
 
 def from_primary(compute: Callable[[], T]) -> T:

@@ -15,7 +15,7 @@ from qualiclip_jax.data.rated import RatedSet
 from qualiclip_jax.data.sources import RatedSource
 from qualiclip_jax.errors import UserError
 from qualiclip_jax.models.layers import normal
-from qualiclip_jax.training.state import Parameters, Recipe
+from qualiclip_jax.training.state import AxisName, Parameters, Recipe
 
 TINY_VARIANCE = 1e-12  # keeps the correlation of constants finite: it is then 0
 VALIDATION = "validation"
@@ -116,7 +116,7 @@ def _preferred(z: jax.Array) -> jax.Array:
 
 
 def loss_fn(
-    params: Parameters, batch_stats: Parameters, batch: Batch, recipe: Recipe, axis_name: str | None
+    params: Parameters, batch_stats: Parameters, batch: Batch, recipe: Recipe, axis_name: AxisName
 ) -> tuple[jax.Array, tuple[dict[str, jax.Array], Parameters]]:
     """The objective on rated crops; the losses are over the images of all devices, the same number on each.
 

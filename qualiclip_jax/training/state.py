@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from qualiclip_jax.training.ratings import Objective
 
 Parameters = nnx.State[Any, Any]  # or statistics: arrays by path
+AxisName = str | tuple[str, ...] | None  # of the axis, or axes, of devices that a batch is spread over
 
 
 class TrainState(struct.PyTreeNode):

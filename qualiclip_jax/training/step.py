@@ -1,5 +1,7 @@
 """The training step: one pure function from (state, batch) to (state, metrics)."""
 
+import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -12,12 +14,13 @@ from qualiclip_jax import degradations, models, objective, quality
 from qualiclip_jax.degradations import camera
 from qualiclip_jax.degradations.catalog import FACTORS
 from qualiclip_jax.training import ratings
-from qualiclip_jax.training.state import Parameters, Recipe, TrainState
+from qualiclip_jax.training.state import AxisName, Parameters, Recipe, TrainState
 
 # One stream of random keys for each purpose, folded from the seed.
 STREAM_TYPES, STREAM_DEGRADATIONS, STREAM_CAMERA = 0, 1, 2
 NO_DEGRADATION = -1
 Batch = dict[str, jax.Array]
+Gradients = Callable[[Parameters, Parameters, Batch], tuple[Parameters, dict[str, jax.Array], Parameters]]
 
 
 def example_keys(seed: int, stream: int, example: jax.Array) -> jax.Array:
@@ -126,7 +129,7 @@ def _camera_levels(keys: jax.Array, recipe: Recipe) -> jax.Array:
 
 
 def similarities(
-    params: Parameters, batch_stats: Parameters, images: jax.Array, recipe: Recipe, axis_name: str | None
+    params: Parameters, batch_stats: Parameters, images: jax.Array, recipe: Recipe, axis_name: AxisName
 ) -> tuple[jax.Array, Parameters]:
     """Similarities [B, L, 2, P, 2] of degraded crops to the prompts, and the new batch_stats.
 
@@ -151,7 +154,7 @@ def loss_fn(
     images: jax.Array,
     severities: jax.Array,
     recipe: Recipe,
-    axis_name: str | None,
+    axis_name: AxisName,
     across: "Across | None" = None,
 ) -> tuple[jax.Array, tuple[dict[str, jax.Array], Parameters]]:
     """The objective on degraded crops.
@@ -191,7 +194,7 @@ def loss_fn(
 
 
 def rated_loss_fn(
-    params: Parameters, batch_stats: Parameters, batch: Batch, recipe: Recipe, axis_name: str | None
+    params: Parameters, batch_stats: Parameters, batch: Batch, recipe: Recipe, axis_name: AxisName
 ) -> tuple[jax.Array, tuple[dict[str, jax.Array], Parameters]]:
     """`ratings.loss_fn`, with the objective on degradations of the same crops as a regulariser if that has a weight."""
     loss, (metrics, batch_stats) = ratings.loss_fn(params, batch_stats, batch, recipe, axis_name)
@@ -216,7 +219,7 @@ class Across(NamedTuple):
     gradient: jax.Array
 
 
-def _across_images(similarity: jax.Array, severities: jax.Array, recipe: Recipe, axis_name: str | None) -> jax.Array:
+def _across_images(similarity: jax.Array, severities: jax.Array, recipe: Recipe, axis_name: AxisName) -> jax.Array:
     """`objective.across_images_loss` of the images of all devices: the same number on each."""
     batch = similarity, _of_pairs(severities, recipe)
     if axis_name is not None:
@@ -233,7 +236,7 @@ def _of_pairs(severities: jax.Array, recipe: Recipe) -> jax.Array:
 
 
 def gradients(
-    state: TrainState, batch: Batch, recipe: Recipe, axis_name: str | None
+    params: Parameters, batch_stats: Parameters, batch: Batch, recipe: Recipe, axis_name: AxisName
 ) -> tuple[Parameters, dict[str, jax.Array], Parameters]:
     """Gradient, metrics and new batch statistics on this device's part of the batch, in `accumulate` micro-batches.
 
@@ -242,7 +245,7 @@ def gradients(
     """
     if recipe.ratings is not None:
         gradient_fn = jax.grad(rated_loss_fn, has_aux=True)
-        gradient, (metrics, batch_stats) = gradient_fn(state.params, state.batch_stats, batch, recipe, axis_name)
+        gradient, (metrics, batch_stats) = gradient_fn(params, batch_stats, batch, recipe, axis_name)
         return gradient, metrics, batch_stats
 
     def micro_step(
@@ -251,17 +254,17 @@ def gradients(
         images, severities = degrade_batch(micro["crops"], micro["example"], recipe)
         gradient_fn = jax.grad(loss_fn, has_aux=True)
         gradient, (metrics, batch_stats) = gradient_fn(
-            state.params, batch_stats, images, severities, recipe, axis_name, across
+            params, batch_stats, images, severities, recipe, axis_name, across
         )
         return batch_stats, (gradient, metrics)
 
     if recipe.accumulate == 1:
-        batch_stats, result = micro_step(state.batch_stats, batch)
+        batch_stats, result = micro_step(batch_stats, batch)
         return *result, batch_stats
 
     def forward(micro: Batch) -> tuple[jax.Array, jax.Array]:
         images, severities = degrade_batch(micro["crops"], micro["example"], recipe)
-        return similarities(state.params, state.batch_stats, images, recipe, axis_name)[0], severities
+        return similarities(params, batch_stats, images, recipe, axis_name)[0], severities
 
     def add_micro(
         carry: tuple[Parameters, Any], micro: tuple[Batch, Across | None]
@@ -279,14 +282,19 @@ def gradients(
         gradient = recipe.accumulate * gradient.reshape(similarity.shape)  # results are averaged below
         across = Across(jnp.broadcast_to(value, recipe.accumulate), gradient)
     first = jax.tree.map(lambda x: x[0], (micro_batches, across))
-    shapes = jax.eval_shape(lambda: micro_step(state.batch_stats, *first)[1])
+    shapes = jax.eval_shape(lambda: micro_step(batch_stats, *first)[1])
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-    (batch_stats, total), _ = jax.lax.scan(add_micro, (state.batch_stats, zeros), (micro_batches, across))
+    (batch_stats, total), _ = jax.lax.scan(add_micro, (batch_stats, zeros), (micro_batches, across))
     return *jax.tree.map(lambda x: x / recipe.accumulate, total), batch_stats
 
 
 def train_step(
-    state: TrainState, batch: Batch, *, recipe: Recipe, axis_name: str | None = None
+    state: TrainState,
+    batch: Batch,
+    *,
+    recipe: Recipe,
+    axis_name: AxisName = None,
+    over_devices: Callable[[Gradients], Gradients] | None = None,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One optimizer step.
 
@@ -294,16 +302,22 @@ def train_step(
       state: before the step.
       batch: `crops` uint8 [b, 2, H, W, 3] and `example` integer [b], this device's part of the batch.
       recipe: the constants of the run.
-      axis_name: name of the device axis (`jax.pmap`'s); None on a single device.
+      axis_name: names the device axis, over which the step averages; None on a single device.
+      over_devices: makes `gradients` of one device those of all, if the step itself sees all devices and the whole
+        batch; they are averages then.
 
     Returns:
       The state after the step, and metrics averaged over all devices: `loss`, `consistency`, `positive`, `negative`,
       `rank_accuracy`, `gradient_norm`, `parameter_norm`, `update_norm`, `learning_rate` (scalars),
       `similarity_positive` and `similarity_negative` ([L]), and `across` where its weight is not 0.
     """
-    gradient, metrics, batch_stats = gradients(state, batch, recipe, axis_name)
-    if axis_name is not None:
-        gradient, metrics, batch_stats = jax.lax.pmean((gradient, metrics, batch_stats), axis_name)
+    on_device = functools.partial(gradients, recipe=recipe, axis_name=axis_name)
+    if over_devices is not None:
+        gradient, metrics, batch_stats = over_devices(on_device)(state.params, state.batch_stats, batch)
+    else:
+        gradient, metrics, batch_stats = on_device(state.params, state.batch_stats, batch)
+        if axis_name is not None:
+            gradient, metrics, batch_stats = jax.lax.pmean((gradient, metrics, batch_stats), axis_name)
     updates, opt_state = recipe.optimizer.update(gradient, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     ema = state.ema

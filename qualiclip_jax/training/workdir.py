@@ -49,8 +49,8 @@ def prepare(workdir: Path, config: ConfigDict, overwrite: bool, checkpoint_bytes
 
     Raises:
       UserError: if it cannot be written, lies on a disk without room for the checkpoints, holds files that a run would
-        write but none wrote, or the run of another config, whose difference is shown. Under a constant schedule, more
-        steps are no difference.
+        write but none wrote, or the run of another config, whose difference is shown. How it is spread over devices is
+        none, nor are more steps under a constant schedule.
     """
     with _write_errors(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
@@ -87,6 +87,7 @@ def _refuse_other_config(path: Path, config: ConfigDict) -> None:
     except (json.JSONDecodeError, AttributeError):  # no JSON, or no object
         raise UserError(f"{path} is damaged: use a new --workdir, or --overwrite to start again") from None
     new = json.loads(config_lib.to_json(config))
+    old |= {field: new[field] for field in ("parallel", "shards")}  # the run is the same on any devices
     length = ("steps", "epochs")
     if not config_lib.depends_on_length(config) and all(old[field] <= new[field] for field in length):
         old |= {field: new[field] for field in length}  # more steps only add to the run

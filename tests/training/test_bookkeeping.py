@@ -48,7 +48,7 @@ def model():
 @pytest.fixture(autouse=True)
 def _cheap(monkeypatch, model):
     monkeypatch.setattr(build, "build_model", lambda _: model)
-    monkeypatch.setattr(parallel, "parallel_step", lambda *_: count)
+    monkeypatch.setattr(parallel.Pmap, "compile", lambda *_: count)
     monkeypatch.setattr(loop._Run, "draw_examples", lambda *_: None)
     monkeypatch.setattr(flops, "matmul_rate", lambda _: 1.0)
     monkeypatch.setattr(evals, "Evaluator", Evaluator)

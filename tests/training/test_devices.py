@@ -1,4 +1,4 @@
-"""The first twenty steps on one, two and four devices, and on two processes of two devices."""
+"""The first twenty steps on one, two and four devices, and on two processes of two devices, by pmap and by fsdp."""
 
 import os
 import subprocess
@@ -15,16 +15,16 @@ COMPILE_FAST = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """`losses N` [20] and `pixels N` [20, B, L, 2, H, W, 3] for 1, 2, 4 devices; "2x2" for two processes of two."""
+    """`losses RUN` [20] and `pixels RUN` [20, B, L, 2, H, W, 3] of the RUNs of `twenty_steps`; "2x2": two processes."""
     folder = tmp_path_factory.mktemp("runs")
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     one = environment | {"XLA_FLAGS": f"{COMPILE_FAST} --xla_force_host_platform_device_count=4"}
     two = environment | {"XLA_FLAGS": COMPILE_FAST}
     launch = [sys.executable, str(ROOT / "launch" / "local.py"), "--processes", "2", "--devices", "2", "--"]
-    call([sys.executable, STEPS, str(folder / "one.npz"), "1", "2", "4"], one)
-    call([*launch, sys.executable, STEPS, str(folder / "two.npz")], two)
+    call([sys.executable, STEPS, str(folder / "one.npz"), "1", "2", "4", "fsdp", "fsdp:2"], one)
+    call([*launch, sys.executable, STEPS, str(folder / "two.npz"), "4", "fsdp"], two)
     with np.load(folder / "one.npz") as single, np.load(folder / "two.npz") as several:
-        return dict(single) | {"losses 2x2": several["losses 4"], "pixels 2x2": several["pixels 4"]}
+        return dict(single) | {f"{name} 2x2": values for name, values in several.items()}
 
 
 def call(command, environment):
@@ -32,14 +32,19 @@ def call(command, environment):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("devices", ["2", "4", "2x2"])
+@pytest.mark.parametrize("devices", ["2", "4", "4 2x2"])
 def test_losses_do_not_depend_on_devices(runs, devices):
     assert runs["losses 1"].shape == (20,)
     assert len(np.unique(runs["losses 1"])) == 20  # it trains
     np.testing.assert_allclose(runs[f"losses {devices}"], runs["losses 1"], rtol=1e-5)
 
 
-@pytest.mark.parametrize("devices", ["2", "4", "2x2"])
+@pytest.mark.parametrize(("way", "pmap"), [("fsdp", "4"), ("fsdp:2", "4"), ("fsdp 2x2", "4 2x2")])
+def test_fsdp_has_the_losses_of_pmap(runs, way, pmap):
+    np.testing.assert_allclose(runs[f"losses {way}"], runs[f"losses {pmap}"], rtol=1e-6)
+
+
+@pytest.mark.parametrize("devices", ["2", "4", "4 2x2"])
 def test_degraded_pixels_are_the_same_bit_for_bit(runs, devices):
     np.testing.assert_array_equal(runs[f"pixels {devices}"], runs["pixels 1"])
     assert not np.array_equal(runs["pixels 1"][0, :, 0], runs["pixels 1"][0, :, 1])  # levels differ

@@ -59,13 +59,15 @@ def saved_steps(workdir):
 def chain(tmp_path_factory, environment):
     """One run in three parts: two processes until SIGTERM to one; two until one is killed; one process to the end.
 
+    By fsdp, by pmap on as many devices, and by fsdp on one device.
     Gives its working directory, the outputs of the parts and the checkpoints after each.
     """
     workdir = tmp_path_factory.mktemp("chain")
     command = [*TRAIN, "--workdir", str(workdir)]
+    fsdp = [*command, "--config.parallel=fsdp"]
     outputs, saved = [], []
 
-    process = start([*LOCAL, *command], environment)
+    process = start([*LOCAL, *fsdp], environment)
     wait_for_step(process, workdir, 3)
     os.kill(children(process)[1], signal.SIGTERM)
     outputs.append(finish(process, 0))
@@ -77,7 +79,7 @@ def chain(tmp_path_factory, environment):
     outputs.append(finish(process, 137))
     saved.append(saved_steps(workdir))
 
-    outputs.append(finish(start(command, environment), 0))
+    outputs.append(finish(start(fsdp, environment), 0))
     saved.append(saved_steps(workdir))
     return workdir, outputs, saved
 

@@ -103,16 +103,15 @@ def test_several_devices_take_the_step_of_one(place):
         "example": np.arange(4, dtype=np.uint32),
     }
     found = []
-    for count in (1, 4):
-        devices = jax.devices()[:count]
-        step = parallel.parallel_step(train_step, recipe, devices)
-        state = parallel.replicate(create_state(params, statistics, recipe), devices)
-        state, metrics = step(state, parallel.put_batch(batch, devices))
+    for spread in (parallel.Pmap(jax.devices()[:1]), parallel.Pmap(), parallel.Fsdp()):
+        state = spread.put_state(create_state(params, statistics, recipe))
+        state, metrics = spread.compile(train_step, recipe)(state, spread.put_batch(batch))
         found.append(
             (np.asarray(state.params["context"][...]), float(metrics["loss"]), float(metrics["gradient_norm"]))
         )
-    np.testing.assert_allclose(found[0][1:], found[1][1:], rtol=1e-4)
-    np.testing.assert_allclose(found[0][0], found[1][0], atol=1e-4)  # Adam's first step is the sign of the gradient
+    for context, *numbers in found[1:]:
+        np.testing.assert_allclose(numbers, found[0][1:], rtol=1e-4)
+        np.testing.assert_allclose(context, found[0][0], atol=1e-4)  # Adam's first step is the sign of the gradient
 
 
 def test_losses_are_those_of_their_formulas():

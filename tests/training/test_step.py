@@ -69,10 +69,11 @@ def test_ranking_across_images_sees_the_whole_batch(run):
 
     def step_on(devices, accumulate):
         devices = jax.local_devices()[:devices]
-        step = parallel.parallel_step(train_step, dataclasses.replace(recipe, accumulate=accumulate), devices)
+        spread = parallel.Pmap(devices)
+        step = spread.compile(train_step, dataclasses.replace(recipe, accumulate=accumulate))
         state = jax.tree.map(jnp.copy, create_state(params, batch_stats, recipe))
-        parts = parallel.put_batch({name: np.asarray(x) for name, x in batch.items()}, devices)
-        after, metrics = jax.device_get(step(parallel.replicate(state, devices), parts))
+        parts = spread.put_batch({name: np.asarray(x) for name, x in batch.items()})
+        after, metrics = jax.device_get(step(spread.put_state(state), parts))
         gradient = jax.tree.map(lambda a, b: np.asarray(a) - b, params, after.params)
         return metrics, np.concatenate([x.ravel() for x in jax.tree.leaves(gradient)])
 
@@ -155,10 +156,11 @@ def test_compiles_once_and_moves_nothing_between_host_and_device(run):
         traces.append(1)
         return train_step(*arguments, **constants)
 
-    step = parallel.parallel_step(counted, recipe)
-    state = parallel.replicate(jax.tree.map(jnp.copy, state))
+    spread = parallel.Pmap()
+    step = spread.compile(counted, recipe)
+    state = spread.put_state(jax.tree.map(jnp.copy, state))
     for _ in range(3):
-        on_devices = parallel.put_batch({name: np.asarray(x) for name, x in batch.items()})
+        on_devices = spread.put_batch({name: np.asarray(x) for name, x in batch.items()})
         with jax.transfer_guard("disallow"):
             state, metrics = step(state, on_devices)
     assert len(traces) == 1

@@ -1,9 +1,9 @@
 """Trains for the steps of tiny_vit.py; saves losses and degraded pixels.
 
-    python twenty_steps.py OUTPUT.npz [DEVICES ...]
+    python twenty_steps.py OUTPUT.npz RUN ...
 
-DEVICES: how many of this process's devices to use, for one run after the other. Without it, one run on all devices of
-all processes.
+RUN: "2" for pmap on two devices (in several processes: on all), "fsdp" for all devices, "fsdp:2" for two to a state.
+Under fsdp the pixels are not saved.
 """
 
 import sys
@@ -32,15 +32,23 @@ def step_with_pixels(state, batch, *, recipe, axis_name):
 
     with mock.patch.object(step_module, "degrade_batch", degrade_and_keep):
         new_state, metrics = step_module.train_step(state, batch, recipe=recipe, axis_name=axis_name)
-    return new_state, metrics["loss"], jax.lax.all_gather(pixels[0], axis_name, tiled=True)
+    return new_state, metrics, jax.lax.all_gather(pixels[0], axis_name, tiled=True)
 
 
-def run(devices=None):
+def spread_as(name):
+    """The way that a RUN names, and the step to take."""
+    kind, _, shards = name.partition(":")
+    if kind == "fsdp":
+        return parallel.Fsdp(int(shards or 0)), step_module.train_step
+    return parallel.Pmap(jax.local_devices()[: int(name)] if parallel.is_alone() else None), step_with_pixels
+
+
+def run(spread, step):
     """Losses [steps] and pixels [steps, B, L, 2, H, W, 3]."""
     config, _, _ = train.parse(["--config", str(Path(__file__).with_name("tiny_vit.py"))])
     recipe, params, batch_stats = build.build_recipe(config, build.build_model(config), config.steps)
-    state = parallel.replicate(create_state(params, batch_stats, recipe), devices)
-    step = parallel.parallel_step(step_with_pixels, recipe, devices)
+    state = spread.put_state(create_state(params, batch_stats, recipe))
+    step = spread.compile(step, recipe)
     losses, pixels = [], []
     with pristine.crop_pairs(
         pristine.open_source(config.data.source),
@@ -51,19 +59,18 @@ def run(devices=None):
         process_count=jax.process_count(),
     ) as batches:
         for _ in range(config.steps):
-            state, loss, degraded = step(state, parallel.put_batch(next(batches), devices))
-            losses.append(jax.device_get(loss))
-            pixels.append(jax.device_get(degraded))
+            state, metrics, *degraded = step(state, spread.put_batch(next(batches)))
+            losses.append(jax.device_get(metrics["loss"]))
+            pixels.extend(jax.device_get(degraded))
     return np.array(losses), np.array(pixels)
 
 
-def main(output, *counts):
-    """Saves `losses N` and `pixels N` for each N devices."""
+def main(output, *names):
+    """Saves `losses RUN` and `pixels RUN` for each RUN."""
     parallel.initialize()
-    runs = {int(n): jax.local_devices()[: int(n)] for n in counts} or {jax.device_count(): None}
     arrays = {}
-    for n, devices in runs.items():
-        arrays[f"losses {n}"], arrays[f"pixels {n}"] = run(devices)
+    for name in names:
+        arrays[f"losses {name}"], arrays[f"pixels {name}"] = run(*spread_as(name))
     if parallel.is_primary():
         np.savez(output, **arrays)
 
