@@ -104,6 +104,8 @@ def test_unlocked_configs_are_checked_field_by_field(tmp_path, change, message):
         ("seed", 2**63),
         ("batch_size", 0),
         ("log_every", 0),
+        ("parallel", "zero"),
+        ("shards", 2),
         ("epochs", math.nan),
         ("learning_rate", 0.0),
         ("learning_rate", math.inf),
