@@ -3,12 +3,14 @@
 import csv
 import errno
 import io
+import itertools
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -339,6 +341,23 @@ def test_a_vanished_and_a_changed_file_fail_alone(folder, checkpoint, resnet, tm
     np.testing.assert_allclose(rows["1.png"].score, resnet.score(photos[3])[0], atol=1e-5)
     assert rows["1.png"].height == photos[3].shape[0]
     np.testing.assert_allclose(rows["2.png"].score, resnet.score(photos[0])[0], atol=1e-5)
+
+
+def test_the_first_score_does_not_wait_for_the_sizes_of_all(folder, resnet, photos, monkeypatch):
+    first, read_size, looked_at = threading.Event(), files.read_size, itertools.count()
+
+    def slow(path):
+        if next(looked_at) >= 200:
+            assert first.wait(60)
+        return read_size(path)
+
+    monkeypatch.setattr(files, "read_size", slow)
+    rows = files.score_files(resnet, [folder / "photo0.png"] * 300)
+    row = next(rows)
+    first.set()
+    expected = resnet.score(photos[0])[0]
+    assert all(abs(one.score - expected) < 1e-5 for one in [row, *rows])
+    assert next(looked_at) == 300
 
 
 def test_score_files_of_the_library(folder, resnet, photos):

@@ -2,6 +2,9 @@
 
 import io
 import json
+import signal
+import subprocess
+import sys
 import tarfile
 
 import fsspec
@@ -99,6 +102,41 @@ def test_tar_shards_and_a_second_run(files, resnet, tmp_path, capsys):
     assert run(tmp_path / "{00..01}.tar", "--output", out) == cli.IN_PART
     assert "4 scored, 1 failed; 1 shard scored before" in capsys.readouterr().err
     assert parquet.read_table(out / "01.scores.parquet") == first
+
+
+KILLED = """
+import os, signal, sys
+from qualiclip_jax import cli, score
+from qualiclip_jax.inference import shards
+from qualiclip_jax.progress import Progress
+write, advance, tables, seen = shards._write, Progress.advance, [], []
+def counted(progress, units=1, note=""):
+    seen.append(units)
+    advance(progress, units, note)
+def killed_at_the_third_table(target, *others):
+    tables.append(target)
+    if len(tables) == 3:
+        print(sum(seen), flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+    write(target, *others)
+Progress.advance, shards._write = counted, killed_at_the_third_table
+cli.run(score.main, sys.argv[1:])
+"""
+
+
+def test_a_killed_run_loses_one_shard_and_goes_on(files, resnet, tmp_path, capsys):
+    for name in "abcd":
+        (tmp_path / f"{name}.tar").write_bytes(tar(files))
+    resnet.save(tmp_path / "model")
+    arguments = [f"{tmp_path}/*.tar", "--output", str(tmp_path / "out"), "--checkpoint", str(tmp_path / "model")]
+    killed = subprocess.run([sys.executable, "-c", KILLED, *arguments], capture_output=True, text=True, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert int(killed.stdout) - 3 * len(files) in (0, 1)  # of the fourth shard no more than that an image is damaged
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.scores.parquet", "b.scores.parquet"]
+    assert run(*arguments) == cli.IN_PART
+    assert "8 scored, 2 failed; 2 shards scored before" in capsys.readouterr().err
+    for name in "abcd":
+        check(tmp_path / "out" / f"{name}.scores.parquet", files, resnet)
 
 
 @pytest.mark.parametrize("suffix", ["csv", "jsonl"])
