@@ -8,13 +8,15 @@ from collections.abc import Sequence
 
 from qualiclip_jax.errors import UserError
 from qualiclip_jax.images import ImageError, list_images
+from qualiclip_jax.inference import urls
 
 
 def collect(arguments: Sequence[str], null: bool = False) -> tuple[list[str], list[ImageError]]:
     """The files meant by arguments, each once, in order.
 
     Args:
-      arguments: files, folders (with all below), patterns, and `-` for a list of files and folders on standard input.
+      arguments: files, folders (with all below), patterns, all of them as URLs, too, and `-` for a list of files and
+        folders, and of URLs of files, on standard input.
       null: whether that list is separated by NUL characters; else by newlines.
 
     Returns:
@@ -29,7 +31,12 @@ def collect(arguments: Sequence[str], null: bool = False) -> tuple[list[str], li
     for argument in arguments:
         listed = argument == "-"
         for name in split_names(sys.stdin.buffer.read(), null) if listed else [argument]:
-            if os.path.isdir(name) or (not listed and not os.path.lexists(name) and glob.has_magic(name)):
+            if urls.is_url(name) and not listed:
+                try:
+                    found |= dict.fromkeys(urls.images(name))
+                except UserError as error:
+                    problems.append(ImageError(name, str(error).removeprefix(f"{name}: ")))
+            elif os.path.isdir(name) or (not listed and not os.path.lexists(name) and glob.has_magic(name)):
                 try:
                     found |= dict.fromkeys(map(str, list_images(name, problems.append)))
                 except UserError as error:

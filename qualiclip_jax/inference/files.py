@@ -8,9 +8,11 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 from PIL import Image
 
-from qualiclip_jax.images import ImageError, read_image, read_size
-from qualiclip_jax.inference import buckets
+from qualiclip_jax.images import ImageError, decode_image, decode_size, read_image, read_size
+from qualiclip_jax.inference import buckets, urls
 from qualiclip_jax.inference.stream import Scored, Scorer, Size, ahead, in_threads, score_images
+
+_REMOTE_THREADS = 32  # that wait for files from elsewhere
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +47,8 @@ class Row:
 
 def state_of(path: str | os.PathLike[str]) -> dict[str, int | str | None]:
     """`bytes` and `modified` of a `Row`; None if the file cannot be looked at."""
+    if urls.is_url(os.fspath(path)):
+        return urls.state(os.fspath(path))
     try:
         status = os.stat(path)
     except (OSError, ValueError):
@@ -80,20 +84,26 @@ def score_files(
       One `Row` per path that is not known, in the order that suits the encoder.
     """
     known = known or {}
-    begun: dict[int, tuple[Row, Size | ImageError]] = {}  # the files that are on their way
+    begun: dict[int, _Begun] = {}  # the files that are on their way
 
     def sizes() -> Iterator[Size | ImageError]:
-        for index, found in enumerate(in_threads(lambda path: _begin(str(path), known), paths)):
-            assert not isinstance(found, ImageError)  # it does not raise
-            begun[index] = found
-            yield found[1] if isinstance(found[1], ImageError) else shrunk_size(found[1], max_side)
+        threads = _REMOTE_THREADS if any(urls.is_url(str(path)) for path in paths[:1]) else None
+        for index, file in enumerate(in_threads(lambda path: _begin(str(path), known), paths, threads)):
+            assert not isinstance(file, ImageError)  # it does not raise
+            begun[index] = file
+            yield file.size if isinstance(file.size, ImageError) else shrunk_size(file.size, max_side)
+
+    def read(index: int) -> np.ndarray:
+        path, data = str(paths[index]), begun[index].data
+        if data is None and urls.is_url(path):
+            data = urls.fetch(path)
+        return shrunk(read_image(path) if data is None else decode_image(data, path), max_side)
 
     done = {index for index, path in enumerate(paths) if str(path) in known}
-    read = lambda index: shrunk(read_image(paths[index]), max_side)
     for scored in score_images(model, ahead(buckets.windows(sizes())), read, done):
-        row, size = begun.pop(scored.index)
-        row = filled(row, scored, len(model.prompts))
-        yield row if max_side is None or isinstance(size, ImageError) else _of_size(row, size)
+        file = begun.pop(scored.index)
+        row = filled(file.row, scored, len(model.prompts))
+        yield row if max_side is None or isinstance(file.size, ImageError) else _of_size(row, file.size)
 
 
 def shrunk_size(size: Size, max_side: int | None) -> Size:
@@ -117,15 +127,26 @@ def _of_size(row: Row, size: Size) -> Row:
     return row if row.height is None else dataclasses.replace(row, height=size[0], width=size[1])
 
 
-def _begin(path: str, known: Mapping[str, Row]) -> tuple[Row, Size | ImageError]:
-    """What is known of a file before it is decoded."""
+@dataclasses.dataclass(frozen=True)
+class _Begun:
+    """What is known of a file before it is decoded: its size in pixels, and its content if it came from elsewhere."""
+
+    row: Row
+    size: Size | ImageError
+    data: bytes | None = None
+
+
+def _begin(path: str, known: Mapping[str, Row]) -> _Begun:
     row = known.get(path) or Row(path, **state_of(path))  # type: ignore[arg-type]
     if row.score is not None and row.height is not None and row.width is not None:
-        return row, (row.height, row.width)
+        return _Begun(row, (row.height, row.width))
     try:
-        return row, read_size(path)
+        if not urls.is_url(path):
+            return _Begun(row, read_size(path))
+        data = urls.fetch(path)
+        return _Begun(row, decode_size(data, path), data)
     except ImageError as error:
-        return row, error
+        return _Begun(row, error)
 
 
 def filled(row: Row, scored: Scored, pairs: int) -> Row:

@@ -12,7 +12,7 @@ from qualiclip_jax import tabular
 from qualiclip_jax.errors import UserError
 from qualiclip_jax.explain import causes
 from qualiclip_jax.images import ImageError
-from qualiclip_jax.inference import formats, page, xmp
+from qualiclip_jax.inference import formats, page, urls, xmp
 from qualiclip_jax.inference.arguments import collect
 from qualiclip_jax.inference.files import Row, score_files, shrunk
 from qualiclip_jax.inference.output import FOUND, RATING, Merged, Table, attribute_columns, ordered
@@ -114,6 +114,8 @@ def score_arguments(
             print(formats.printable(str(error)), file=sys.stderr)
         if not paths:
             return Outcome([], problems)
+        if (report or copy_to or link_to or rate or bursts is not None) and any(map(urls.is_url, paths)):
+            raise UserError("--report, --copy-to, --link-to, --xmp and --bursts are for local files, not for URLs")
         model = load(checkpoint)
         columns = attribute_columns(model.prompts)
         if table is None:

@@ -63,8 +63,14 @@ class Scored:
     rating: np.ndarray | None = None
 
 
-def in_threads(function: Callable[[S], T], items: Iterable[S]) -> Iterator[T | ImageError]:
-    """Yields `function` of each item, computed a little ahead; an `ImageError` that it raises is yielded."""
+def in_threads(function: Callable[[S], T], items: Iterable[S], threads: int | None = None) -> Iterator[T | ImageError]:
+    """Yields `function` of each item, computed a little ahead; an `ImageError` that it raises is yielded.
+
+    Args:
+      function: called in threads.
+      items: taken as they are needed.
+      threads: how many; about one a processor if None.
+    """
 
     def value_or_error(item: S) -> T | ImageError:
         try:
@@ -72,7 +78,7 @@ def in_threads(function: Callable[[S], T], items: Iterable[S]) -> Iterator[T | I
         except ImageError as error:
             return error
 
-    threads = min(8, (os.cpu_count() or 1) + 1)
+    threads = threads or min(8, (os.cpu_count() or 1) + 1)
     coming: deque[Future[T | ImageError]] = deque()
     with ThreadPoolExecutor(threads, thread_name_prefix="read") as pool:
         for item in items:

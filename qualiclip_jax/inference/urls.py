@@ -1,6 +1,7 @@
 """Files wherever fsspec reaches: patterns of them, reading, and writing whole or not at all."""
 
 import contextlib
+import os
 import re
 import tarfile
 import tempfile
@@ -13,6 +14,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from qualiclip_jax import storage
 from qualiclip_jax.errors import UserError
+from qualiclip_jax.images import IMAGE_EXTENSIONS, ImageError
 
 
 def expand(argument: str) -> list[str]:
@@ -35,7 +37,7 @@ def expand(argument: str) -> list[str]:
             parts = words.split(",")
         before, after = argument[: braces.start()], argument[braces.end() :]
         return [file for part in parts for file in expand(f"{before}{part}{after}")]
-    if not re.search(r"[*?\[]", argument):
+    if not re.search(r"[*?\[]", argument) or re.match("https?://", argument):  # there, a ? is no wildcard
         return [argument]
     files, path = system(argument)
     with naming(argument):
@@ -43,6 +45,51 @@ def expand(argument: str) -> list[str]:
     if not found:
         raise UserError(f"{argument}: no file fits this pattern")
     return found if is_local(files) else [files.unstrip_protocol(name) for name in found]
+
+
+def is_url(name: str) -> bool:
+    """Whether a name is that of a file somewhere else, e.g. "s3://bucket/photo.jpg"."""
+    return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", name) is not None and not os.path.lexists(name)
+
+
+def images(argument: str) -> list[str]:
+    """The images that a URL or a pattern of URLs means, sorted: files, and what lies below folders.
+
+    Raises:
+      UserError: as `expand`; a folder without an image.
+    """
+    found = []
+    for url in expand(argument):
+        files, path = system(url)
+        with naming(url):
+            if url.lower().endswith(IMAGE_EXTENSIONS) or not files.isdir(path):
+                found.append(url)
+            else:
+                below = [name for name in files.find(path) if name.lower().endswith(IMAGE_EXTENSIONS)]
+                found += map(files.unstrip_protocol, sorted(below))
+    if not found:
+        raise UserError(f"{argument}: no images there (looked for {' '.join(IMAGE_EXTENSIONS)})")
+    return found
+
+
+def state(url: str) -> dict[str, int | str | None]:
+    """`bytes` and `modified` of a file, as far as its store tells them."""
+    files, path = system(url)
+    try:
+        info = files.info(path)
+    except Exception:  # the reason comes with reading it
+        return {"bytes": None, "modified": None}
+    modified = next((info[name] for name in ("LastModified", "mtime", "updated", "created") if info.get(name)), None)
+    return {"bytes": info.get("size"), "modified": None if modified is None else str(modified)}
+
+
+def fetch(url: str) -> bytes:
+    """The content of an image file. Raises ImageError if it cannot be had."""
+    try:
+        with reading(url) as file:
+            return file.read()
+    except UserError as error:
+        raise ImageError(url, str(error).removeprefix(f"{url}: ")) from None
 
 
 def system(url: str) -> tuple[Any, str]:

@@ -32,15 +32,19 @@ def bucket():
     running.stop()
 
 
+def png(photo) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(photo).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
 def tar(photos) -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
         for k, photo in enumerate(photos):
-            data = io.BytesIO()
-            Image.fromarray(photo).save(data, "PNG")
             info = tarfile.TarInfo(f"{k}.png")
-            info.size = len(data.getvalue())
-            archive.addfile(info, io.BytesIO(data.getvalue()))
+            info.size = len(data := png(photo))
+            archive.addfile(info, io.BytesIO(data))
     return buffer.getvalue()
 
 
@@ -71,6 +75,32 @@ def test_scores_and_selections_of_a_bucket(bucket, resnet, photos, monkeypatch, 
         with tarfile.open(fileobj=io.BytesIO(bucket.cat_file(f"photos/good/{name}.tar"))) as archive:
             kept |= {f"{name}/{member}" for member in archive.getnames()}
     assert kept == best
+
+
+def test_image_files_in_a_bucket(bucket, resnet, photos, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(QualiCLIP, "load", lambda name: resnet)
+    crops = [photos[3][4 * k : 4 * k + 64, :64] for k in range(3)]
+    for k, crop in enumerate(crops):
+        bucket.pipe_file(f"photos/files/{k}/a.png", png(crop))
+    bucket.pipe_file("photos/files/b.jpg", b"junk")
+    bucket.pipe_file("photos/files/c.txt", b"no image")
+    arguments = ["s3://photos/files", "--output", str(tmp_path / "scores.csv")]
+    assert cli.run(score.main, arguments) == cli.IN_PART
+    rows = {row["path"]: row for row in tabular.records(tmp_path / "scores.csv", ("path",))}
+    assert list(rows) == [*(f"s3://photos/files/{k}/a.png" for k in range(3)), "s3://photos/files/b.jpg"]
+    scores = [float(rows[f"s3://photos/files/{k}/a.png"]["score"]) for k in range(3)]
+    np.testing.assert_allclose(scores, resnet.score(crops), atol=1e-5)
+    assert "not an image" in rows["s3://photos/files/b.jpg"]["error"]
+    capsys.readouterr()
+    bucket.pipe_file("photos/files/1/a.png", png(crops[0][:60]))
+    bucket.invalidate_cache()
+    assert cli.run(score.main, arguments) == cli.IN_PART
+    assert "an earlier run scored 2 of 4 images" in capsys.readouterr().err
+    for option in ("--xmp", "--bursts"):
+        assert cli.run(score.main, ["s3://photos/files/{0,1}/*.png", option]) == cli.FAILED
+        assert "are for local files" in capsys.readouterr().err
+    assert cli.run(score.main, ["s3://photos/none"]) == cli.FAILED
+    assert "s3://photos/none" in capsys.readouterr().err + capsys.readouterr().out
 
 
 def test_a_bucket_that_is_not_there(bucket, resnet, monkeypatch, capsys):
