@@ -23,7 +23,7 @@ def place(tmp_path):
 
 
 def scored_by(function):
-    run = lambda sizes, fetch, done: ((i, function(fetch(i))) for i in reversed(range(len(sizes))))
+    run = lambda windows, fetch, done: ((i, function(fetch(i))) for i in reversed(range(len(*windows))))
     return types.SimpleNamespace(run=run, score_of=np.mean, rating_of=lambda outputs: None)
 
 
