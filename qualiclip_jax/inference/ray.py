@@ -8,6 +8,7 @@ package and the checkpoint must be on every node.
 
 import logging
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -175,6 +176,9 @@ def _ray(address: str | None) -> Any:
         raise UserError("--engine ray needs one more package: pip install 'ray[data]'") from None
     if not ray.is_initialized():
         try:
+            warnings.filterwarnings(
+                "ignore", "os.fork", RuntimeWarning
+            )  # JAX's; Ray starts programs, no copies of this
             ray.init(address, log_to_driver=False, logging_level=logging.WARNING)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise UserError(f"--address {address}: no Ray cluster there ({_reason(error)})") from None

@@ -10,6 +10,7 @@ import io
 import itertools
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -219,7 +220,9 @@ def score_shards(
         tabular.pyarrow()
     tables = targets(itertools.chain.from_iterable(map(urls.expand, arguments)), folder, suffix)
     share = dict(itertools.islice(tables.items(), part[0] - 1, None, part[1]))
-    missing = {shard: table for shard, table in share.items() if written(shard, table, model.fingerprint) is None}
+    with ThreadPoolExecutor(16) as pool:  # a store takes its time
+        there = dict(zip(share, pool.map(lambda shard: written(shard, share[shard], model.fingerprint), share)))
+    missing = {shard: table for shard, table in share.items() if there[shard] is None}
     status = lambda: "compiling ..." if model.compiling else ""
     with Progress(None, "scoring", "image", status=status) as progress:
         done = engine(model, missing, attributes, progress.advance)
