@@ -21,7 +21,7 @@ import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -139,10 +139,11 @@ def torch(images: int) -> None:
         paths = [f"{folder}/{k}.jpg" for k in range(images)]
         for k, (path, size) in enumerate(zip(paths, sizes)):
             Image.fromarray(score.photo(*size, k)).save(path, quality=90)
+        mixed, resized = loader(Files(paths, None), 1), loader(Files(paths, 224), 32)
         ways = {
             "ours": lambda: model.score_files(paths),
-            "mixed, 1": lambda: np.concatenate([theirs(batch) for batch in loaded(paths, None, 1)]),
-            "224, 32": lambda: np.concatenate([theirs(batch) for batch in loaded(paths, 224, 32)]),
+            "mixed, 1": lambda: np.concatenate([theirs(batch) for batch in mixed]),
+            "224, 32": lambda: np.concatenate([theirs(batch) for batch in resized]),
         }
         median, scores = score.in_turns(ways)
     for name, seconds in median.items():
@@ -150,19 +151,26 @@ def torch(images: int) -> None:
         print(f"{line}   largest difference of a score {np.abs(scores[name] - scores['ours']).max():.1e}", flush=True)
 
 
-def loaded(paths: list[str], side: int | None, batch: int) -> Iterator[np.ndarray]:
-    """Batches uint8 [N, H, W, 3] that the processes of a DataLoader decode."""
-    from torch.utils.data import DataLoader, Dataset
+class Files:
+    """Image files as a DataLoader takes them, uint8 [H, W, 3], resized to a square if there is a side."""
 
-    class Files(Dataset):
-        def __len__(self) -> int:
-            return len(paths)
+    def __init__(self, paths: list[str], side: int | None):
+        self.paths, self.side = paths, side
 
-        def __getitem__(self, index: int) -> np.ndarray:
-            image = Image.open(paths[index]).convert("RGB")
-            return np.array(image if side is None else image.resize((side, side), Image.Resampling.BICUBIC))
+    def __len__(self) -> int:
+        return len(self.paths)
 
-    return iter(DataLoader(Files(), batch, num_workers=os.cpu_count() or 1, collate_fn=np.stack))
+    def __getitem__(self, index: int) -> np.ndarray:
+        image = Image.open(self.paths[index]).convert("RGB")
+        return np.array(image if self.side is None else image.resize((self.side, self.side), Image.Resampling.BICUBIC))
+
+
+def loader(files: Files, batch: int) -> Iterable[np.ndarray]:
+    """Batches uint8 [N, H, W, 3] that processes decode; they stay from one round to the next."""
+    from torch.utils.data import DataLoader
+
+    workers = {"num_workers": os.cpu_count() or 1, "multiprocessing_context": "spawn", "persistent_workers": True}
+    return DataLoader(files, batch, collate_fn=np.stack, **workers)
 
 
 def main(argv: list[str]) -> None:
