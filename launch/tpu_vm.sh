@@ -100,6 +100,7 @@ runtime_of() {
         v5p-*) echo v2-alpha-tpuv5 ;;
         v6e-*) echo v2-alpha-tpuv6e ;;
         v2-* | v3-* | v4-*) echo tpu-ubuntu2204-base ;;
+        tpu7x-*) fail "$1 is to be had on Google Kubernetes Engine only" ;;
         *) fail "which --runtime for $1? see https://cloud.google.com/tpu/docs/supported-tpu-versions" ;;
     esac
 }
