@@ -13,7 +13,7 @@ from qualiclip_jax.degradations.catalog import factor_matrix
 from qualiclip_jax.errors import UserError
 from qualiclip_jax.models import backbones, lite, weights
 from qualiclip_jax.models.clip_config import image_config
-from qualiclip_jax.training import optimizer, probe
+from qualiclip_jax.training import distill, optimizer, probe
 from qualiclip_jax.training.adapters import Adapted
 from qualiclip_jax.training.ratings import PROMPTS, Objective, PromptLearner
 from qualiclip_jax.training.state import Parameters, Recipe, TrainState
@@ -98,7 +98,7 @@ def build_recipe(config: ConfigDict, model: models.Model, steps: int) -> tuple[R
     """The constants of the run, the parameters, and the BatchNorm statistics.
 
     Raises:
-      UserError: if the optimizer's table does not fit the parameters.
+      UserError: if the optimizer's table does not fit the parameters, or the teacher is not there.
     """
     trained: nnx.Module = model.clip
     objective = None
@@ -131,13 +131,27 @@ def build_recipe(config: ConfigDict, model: models.Model, steps: int) -> tuple[R
             "margin_consistency": config.loss.margin_consistency,
             "margin_rank": config.loss.margin_rank,
         },
-        weights={name: config.loss[f"weight_{name}"] for name in ("consistency", "positive", "negative", "across")},
+        weights={
+            **{name: config.loss[f"weight_{name}"] for name in ("consistency", "positive", "negative", "across")},
+            "distillation": config.distillation.weight,
+        },
         ema_decay=config.optimizer.ema_decay,
         accumulate=config.optimizer.accumulate,
         train_batch_norm=config.model.batch_norm == "trained",
         ratings=objective,
+        teacher=_teacher(config),
     )
     return recipe, params, batch_stats
+
+
+def _teacher(config: ConfigDict) -> distill.Teacher | None:
+    """The teacher that the config names, for the prompts of the run."""
+    name = config.distillation.teacher
+    if not name:
+        return None
+    pairs, compute_dtype = prompts.check_prompts(config.prompts), config.model.compute_dtype
+    model = zoo.build(name, prompts=pairs, compute_dtype=compute_dtype)
+    return distill.Teacher.of(model, config.temperature)
 
 
 def _first_schedule(config: ConfigDict) -> str:
@@ -152,6 +166,8 @@ def scoring_model(recipe: Recipe, state: TrainState, model: models.Model, proven
         clip, learned = trained.parts(features)
         clip.drop_text_encoder()
         features = np.asarray(learned)
+    if recipe.teacher is not None:
+        provenance = provenance | {"teacher": recipe.teacher.provenance}
     return dataclasses.replace(
         model, clip=clip, prompt_features=features, provenance=model.provenance | provenance, rating=None
     )

@@ -91,6 +91,10 @@ def default_config() -> ConfigDict:
     c.ratings.weight_fidelity = 0.0  # of the fidelity loss of all pairs within a batch
     c.ratings.weight_degradations = 0.0  # adapter: of the objective on degradations, as a regulariser
 
+    c.distillation = ConfigDict()  # learning what another model says of the degraded crops
+    c.distillation.teacher = ""  # its name, as in model.weights; "" for none
+    c.distillation.weight = 1.0  # of that loss, beside those of `loss`
+
     c.probe = ConfigDict()  # ours: the projection in closed form before the first step, see training.probe
     c.probe.images = 0  # photos to fit it on; 0 is none
     c.probe.ridge = 3.0  # penalty on the weights
@@ -283,6 +287,7 @@ def check(config: ConfigDict) -> None:
         require(config.batch_size >= 3, "batch_size", "3 or more with ratings.source: the loss is a correlation")
         require(config.optimizer.accumulate == 1, "optimizer.accumulate", "1 with ratings.source")
         require(not config.probe.images, "probe.images", "0 with ratings.source")
+        require(not config.distillation.teacher, "distillation.teacher", "'' with ratings.source")
         require(not config.eval.photos, "eval.photos", "'' with ratings.source")
         require(config.model.batch_norm == "frozen", "model.batch_norm", "'frozen' with ratings.source")
     _check_camera(config, require)

@@ -70,7 +70,8 @@ def train(
     recipe, params, batch_stats = build.build_recipe(config, model, steps)
     state = jax.device_get(create_state(params, batch_stats, recipe))  # no device may have room for all of it
     evaluator = evals.Evaluator(config, recipe, model, validation)
-    saved_bytes = sum(x.nbytes for x in jax.tree.leaves((state, params, batch_stats)))  # to go on, and to score with
+    saved = (state.replace(teacher=None), params, batch_stats)  # to go on, and to score with
+    saved_bytes = sum(x.nbytes for x in jax.tree.leaves(saved))
     run = _Run(config, directory, model, recipe, evaluator, steps, spread)
     with contextlib.ExitStack() as held, StopSignals() as stop:  # until the last checkpoint is written
         parallel.from_primary(lambda: held.enter_context(workdir.lock(directory)))
@@ -170,9 +171,9 @@ class _Run:
 
     def restore_or_begin(self, state: TrainState) -> TrainState:
         """Returns the state of the last complete checkpoint, else the given one, which is kept as `initial`."""
-        opened = parallel.from_primary(lambda: self._open(state))
+        opened = parallel.from_primary(lambda: self._open(state.replace(teacher=None)))
         restored, self.saved_step, self.evaluated_step, self.evaluation = opened
-        return state if restored is None else restored
+        return state if restored is None else restored.replace(teacher=state.teacher)
 
     def _open(self, like: TrainState) -> tuple[TrainState | None, int, int, dict[str, float]]:
         """Opens the files of the run.
@@ -251,9 +252,10 @@ class _Run:
                 f"{name} {row[name]:.4f}" for name in (*self.recipe.ratings.weights, "degradations") if name in row
             )
             return f"loss {row['loss']:.4f} ({' '.join(parts)})  {speed}"
+        taught = f"  agreement {row['agreement']:.3f}" if "agreement" in row else ""
         return (
             f"loss {row['loss']:.3f} (cons {row['consistency']:.3f} pos {row['positive']:.3f} "
-            f"neg {row['negative']:.3f})  rank {row['rank_accuracy']:.3f}  {speed}"
+            f"neg {row['negative']:.3f})  rank {row['rank_accuracy']:.3f}{taught}  {speed}"
         )
 
     def evaluate(self, step: int, state: TrainState, progress: Progress) -> None:
@@ -275,7 +277,7 @@ class _Run:
         if step == self.saved_step or (step == 0 and self.steps > 0):
             return
         self.flush_before_save(step)
-        fetched = self.spread.fetch(state)
+        fetched = self.spread.fetch(state.replace(teacher=None))
         parallel.from_primary(lambda: self._write(step, fetched))
         self.saved_step = step
 

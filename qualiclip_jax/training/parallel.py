@@ -188,7 +188,8 @@ class Fsdp:
         """Where the arrays of a state are, as a tree of `NamedSharding`; their shapes suffice."""
         places = jax.tree.map(lambda x: NamedSharding(self._mesh, self._spec(x)), state)
         whole = jax.tree.map(lambda _: NamedSharding(self._mesh, PartitionSpec()), state.batch_stats)
-        return places.replace(batch_stats=whole)
+        teacher = jax.tree.map(lambda _: NamedSharding(self._mesh, PartitionSpec()), state.teacher)
+        return places.replace(batch_stats=whole, teacher=teacher)
 
     def put_state(self, state: TrainState) -> TrainState:
         """Gives every device its part of a state, which is the same on all processes."""
@@ -215,14 +216,14 @@ class Fsdp:
         return PartitionSpec(*[None] * (x.ndim - 1), MODEL)
 
     def _over_devices(self, gradients: Callable[..., Any]) -> Callable[..., Any]:
-        """Runs `gradients(params, batch_stats, batch)` on every device for its part of the batch, and averages."""
+        """Runs `gradients(params, batch_stats, teacher, batch)` on every device for its part of the batch; averages."""
 
-        def over_devices(params: Parameters, batch_stats: Parameters, batch: dict[str, jax.Array]) -> Any:
+        def over_devices(params: Parameters, batch_stats: Parameters, teacher: Any, batch: dict[str, jax.Array]) -> Any:
             specs = jax.tree.map(self._spec, params)
 
-            def on_device(params: Parameters, batch_stats: Parameters, batch: dict[str, jax.Array]) -> Any:
+            def on_device(params: Parameters, batch_stats: Parameters, teacher: Any, batch: Any) -> Any:
                 gathering = jax.tree.map(_gathering, params, specs, is_leaf=lambda x: isinstance(x, nnx.Variable))
-                gradient, *rest = gradients(gathering, batch_stats, batch)
+                gradient, *rest = gradients(gathering, batch_stats, teacher, batch)
                 gradient = jax.tree.unflatten(jax.tree.structure(params), jax.tree.leaves(gradient))
                 return jax.tree.map(self._mean, gradient, specs), *jax.lax.pmean(rest, MESH_AXES)
 
@@ -230,10 +231,10 @@ class Fsdp:
             return jax.shard_map(
                 on_device,
                 mesh=self._mesh,
-                in_specs=(specs, whole, PartitionSpec(MESH_AXES)),
+                in_specs=(specs, whole, whole, PartitionSpec(MESH_AXES)),
                 out_specs=(specs, whole, whole),
                 check_vma=False,
-            )(params, batch_stats, batch)
+            )(params, batch_stats, teacher, batch)
 
         return over_devices
 

@@ -10,6 +10,7 @@ import optax
 from flax import nnx, struct
 
 if TYPE_CHECKING:
+    from qualiclip_jax.training.distill import Teacher
     from qualiclip_jax.training.ratings import Objective
 
 Parameters = nnx.State[Any, Any]  # or statistics: arrays by path
@@ -25,6 +26,8 @@ class TrainState(struct.PyTreeNode):
       batch_stats: running statistics of its BatchNorm layers; empty for a ViT.
       opt_state: state of the optimizer.
       ema: exponential moving average of `params`; None if not used.
+      teacher: weights of the teacher of a distillation; never changed, whole on every device, and not
+        part of checkpoints.
     """
 
     step: jax.Array
@@ -32,6 +35,7 @@ class TrainState(struct.PyTreeNode):
     batch_stats: Parameters
     opt_state: Any
     ema: Parameters | None
+    teacher: Parameters | None = None
 
     @property
     def scoring_params(self) -> Parameters:
@@ -64,6 +68,7 @@ class Recipe:
       accumulate: micro-batches a step.
       train_batch_norm: whether BatchNorm layers use and learn batch statistics.
       ratings: how to learn from ratings, in place of degradations; None for these.
+      teacher: whose similarities are learned; None for no distillation.
     """
 
     graphdef: nnx.GraphDef[Any]
@@ -86,6 +91,7 @@ class Recipe:
     accumulate: int = 1
     train_batch_norm: bool = False
     ratings: "Objective | None" = None
+    teacher: "Teacher | None" = None
 
     def merge(self, params: Parameters, batch_stats: Parameters) -> Any:
         """The model with these weights: a `models.CLIP`, or a `ratings.PromptLearner`."""
@@ -100,4 +106,5 @@ def create_state(params: Parameters, batch_stats: Parameters, recipe: Recipe) ->
         batch_stats=batch_stats,
         opt_state=recipe.optimizer.init(params),
         ema=jax.tree.map(jnp.copy, params) if recipe.ema_decay else None,
+        teacher=None if recipe.teacher is None else recipe.teacher.parameters,
     )

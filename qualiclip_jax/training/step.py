@@ -20,7 +20,9 @@ from qualiclip_jax.training.state import AxisName, Parameters, Recipe, TrainStat
 STREAM_TYPES, STREAM_DEGRADATIONS, STREAM_CAMERA = 0, 1, 2
 NO_DEGRADATION = -1
 Batch = dict[str, jax.Array]
-Gradients = Callable[[Parameters, Parameters, Batch], tuple[Parameters, dict[str, jax.Array], Parameters]]
+Gradients = Callable[
+    [Parameters, Parameters, Parameters | None, Batch], tuple[Parameters, dict[str, jax.Array], Parameters]
+]
 
 
 def example_keys(seed: int, stream: int, example: jax.Array) -> jax.Array:
@@ -156,6 +158,7 @@ def loss_fn(
     recipe: Recipe,
     axis_name: AxisName,
     across: "Across | None" = None,
+    taught: jax.Array | None = None,
 ) -> tuple[jax.Array, tuple[dict[str, jax.Array], Parameters]]:
     """The objective on degraded crops.
 
@@ -167,6 +170,7 @@ def loss_fn(
       recipe: the constants of the run.
       axis_name: device axis of the batch; None on a single device.
       across: the loss across images and its gradient, if these are not all images of this device.
+      taught: float32 [B, L, 2, P], what the teacher of a distillation says.
 
     Returns:
       The loss, averaged over images, and (metrics, new batch_stats).
@@ -182,10 +186,15 @@ def loss_fn(
         losses["across"] = across.value + (across.gradient * (similarity - jax.lax.stop_gradient(similarity))).sum()
     elif recipe.weights["across"]:
         losses["across"] = _across_images(similarity, severities, recipe, axis_name)
+    agreement = {}
+    if taught is not None and recipe.teacher is not None:
+        distillation, correlation = recipe.teacher.compare(similarity, taught)
+        losses["distillation"], agreement = distillation.mean(), {"agreement": correlation}
     loss = sum((recipe.weights[name] * value for name, value in losses.items()), start=jnp.zeros(()))
     metrics = {
         "loss": loss,
         **losses,
+        **agreement,
         "rank_accuracy": objective.rank_accuracy(sim_pos, sim_neg, graded).mean(),
         "similarity_positive": sim_pos.mean((0, 2, 3)),  # [L]
         "similarity_negative": sim_neg.mean((0, 2, 3)),  # [L]
@@ -236,7 +245,12 @@ def _of_pairs(severities: jax.Array, recipe: Recipe) -> jax.Array:
 
 
 def gradients(
-    params: Parameters, batch_stats: Parameters, batch: Batch, recipe: Recipe, axis_name: AxisName
+    params: Parameters,
+    batch_stats: Parameters,
+    teacher: Parameters | None,
+    batch: Batch,
+    recipe: Recipe,
+    axis_name: AxisName,
 ) -> tuple[Parameters, dict[str, jax.Array], Parameters]:
     """Gradient, metrics and new batch statistics on this device's part of the batch, in `accumulate` micro-batches.
 
@@ -252,9 +266,10 @@ def gradients(
         batch_stats: Parameters, micro: Batch, across: Across | None = None
     ) -> tuple[Parameters, tuple[Parameters, dict[str, jax.Array]]]:
         images, severities = degrade_batch(micro["crops"], micro["example"], recipe)
+        taught = None if recipe.teacher is None else recipe.teacher.logits(teacher, images)
         gradient_fn = jax.grad(loss_fn, has_aux=True)
         gradient, (metrics, batch_stats) = gradient_fn(
-            params, batch_stats, images, severities, recipe, axis_name, across
+            params, batch_stats, images, severities, recipe, axis_name, across, taught
         )
         return batch_stats, (gradient, metrics)
 
@@ -309,13 +324,15 @@ def train_step(
     Returns:
       The state after the step, and metrics averaged over all devices: `loss`, `consistency`, `positive`, `negative`,
       `rank_accuracy`, `gradient_norm`, `parameter_norm`, `update_norm`, `learning_rate` (scalars),
-      `similarity_positive` and `similarity_negative` ([L]), and `across` where its weight is not 0.
+      `similarity_positive` and `similarity_negative` ([L]), `across` where its weight is not 0, and `distillation` and
+      `agreement` where there is a teacher.
     """
+    held = state.params, state.batch_stats, state.teacher
     on_device = functools.partial(gradients, recipe=recipe, axis_name=axis_name)
     if over_devices is not None:
-        gradient, metrics, batch_stats = over_devices(on_device)(state.params, state.batch_stats, batch)
+        gradient, metrics, batch_stats = over_devices(on_device)(*held, batch)
     else:
-        gradient, metrics, batch_stats = on_device(state.params, state.batch_stats, batch)
+        gradient, metrics, batch_stats = on_device(*held, batch)
         if axis_name is not None:
             gradient, metrics, batch_stats = jax.lax.pmean((gradient, metrics, batch_stats), axis_name)
     updates, opt_state = recipe.optimizer.update(gradient, state.opt_state, state.params)
@@ -329,5 +346,5 @@ def train_step(
         "update_norm": optax.tree.norm(updates),
         "learning_rate": recipe.learning_rate(state.step),
     }
-    new_state = TrainState(state.step + 1, params, batch_stats, opt_state, ema)
+    new_state = TrainState(state.step + 1, params, batch_stats, opt_state, ema, state.teacher)
     return new_state, metrics

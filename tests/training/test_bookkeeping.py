@@ -188,12 +188,12 @@ def test_a_run_goes_on_to_more_steps_if_its_schedule_is_constant(tmp_path):
 def test_a_run_of_a_version_without_a_field_goes_on(tmp_path):
     workdir.prepare(tmp_path, config(), False, 0)
     fields = json.loads((tmp_path / "config.json").read_text())
-    del fields["degradations"]["types"]
+    del fields["degradations"]["composed"]
     (tmp_path / "config.json").write_text(json.dumps(fields))
     workdir.prepare(tmp_path, config(), False, 0)
-    fields["degradations"]["types"] = ["jpeg"]
+    fields["degradations"]["composed"] = 2
     (tmp_path / "config.json").write_text(json.dumps(fields))
-    with pytest.raises(UserError, match=r"degradations.types: \['jpeg'\] -> \[\]"):
+    with pytest.raises(UserError, match="degradations.composed: 2 -> 1"):
         workdir.prepare(tmp_path, config(), False, 0)
     (tmp_path / "config.json").write_text("[]")
     with pytest.raises(UserError, match="config.json is damaged"):
