@@ -1,18 +1,20 @@
 """How large sets are scored: memory, speed beside decoding and computing alone, workers, and PyTorch with a DataLoader.
 
     python benchmarks/scale.py                              # all of it
-    python benchmarks/scale.py memory --images 20000 200000 # parts: memory, workers, torch
+    python benchmarks/scale.py memory --images 20000 200000 # parts: memory, workers, devices, torch
 
 memory: shards of small JPEG crops of scikit-image's photographs, scored by the model of the package: the peak memory of
 a process of its own for each number of images, and its speed beside that of the same files held in memory, decoded and
 scored in one go, in turns. workers: one process on one core, and two on a core each, which share shards by --part.
-torch: a folder of JPEG files of many sizes, CLIP's RN50 with random weights, against the same network in PyTorch fed by
-a DataLoader: files of mixed sizes one by one, and resized to 224 x 224 in batches, as is often done for speed, though
-these are other scores.
+devices: images of 224 x 224 on one device of a process, and on all of them (GPUs; virtual devices of a CPU share its
+cores, and gain nothing). torch: a folder of JPEG files of many sizes, CLIP's RN50 with random weights, against the same
+network in PyTorch fed by a DataLoader: files of mixed sizes one by one, and resized to 224 x 224 in batches, as is
+often done for speed, though these are other scores.
 """
 
 import argparse
 import contextlib
+import functools
 import io
 import json
 import os
@@ -30,7 +32,7 @@ from PIL import Image
 
 from qualiclip_jax import QualiCLIP, cli
 
-PARTS = ("memory", "workers", "torch")
+PARTS = ("memory", "workers", "devices", "torch")
 CROP, SHARDS, DISTINCT = 64, 100, 2000
 ROUNDS = 3
 
@@ -129,6 +131,23 @@ def workers(images: int) -> None:
         print(f"ratio {rates[2] / rates[1]:.2f}")
 
 
+def devices(images: int) -> None:
+    """RN50 on one device and on all of this process, in turns."""
+    import jax
+
+    ways, count = {}, jax.local_device_count()
+    given = np.stack([score.photo(224, 224, k) for k in range(32)])
+    many = given[np.arange(images) % len(given)]
+    for used in dict.fromkeys((1, count)):
+        os.environ["QUALICLIP_DEVICES"] = str(used)
+        ways[used] = functools.partial(score.our_model().score, many)
+    median, scores = score.in_turns(ways)
+    for used, seconds in median.items():
+        rate, difference = images / seconds, np.abs(scores[used] - scores[1]).max()
+        line = f"{used} of {count} devices: {rate:.1f} images/s, ratio {median[1] / seconds:.2f}"
+        print(f"{line}, largest difference of a score {difference:.1e}", flush=True)
+
+
 def torch(images: int) -> None:
     """A folder against PyTorch with a DataLoader."""
     model = score.our_model()
@@ -187,6 +206,8 @@ def main(argv: list[str]) -> None:
         memory(args.images or [20_000, 200_000])
     if "workers" in parts:
         workers((args.images or [8000])[0])
+    if "devices" in parts:
+        devices((args.images or [2048])[0])
     if "torch" in parts:
         torch((args.images or [32])[0])
     return None
