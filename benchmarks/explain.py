@@ -1,13 +1,15 @@
 """Where and which the faults are: fits the readout of quality maps, and prints the tables of docs/explain.md.
 
     python benchmarks/explain.py fit --photos folder:free502,folder:free644small,folder:kodak24   # writes readout.npz
+    python benchmarks/explain.py fit-causes --photos folder:free502,folder:kodak24 --crops 700    # adds to readout.npz
     python benchmarks/explain.py maps --photos folder:PHOTOS                                      # not trained on
     python benchmarks/explain.py causes --photos folder:PHOTOS
 
 `fit` takes the photos that the packaged model was trained on. A part of each gets faults of a camera, and the readout
-is fitted to tell the cells of that part from the rest. Put the file into qualiclip_jax/explain/. `maps` degrades a
-part of other photos and prints the AUC of the cells, how far their mean is from the score, and the time of a map.
-`causes` degrades a fifth of the photos, each by one fault of a camera, and prints what `score --explain` says of them.
+is fitted to tell the cells of that part from the rest. `fit-causes` (needs scikit-learn) degrades whole crops by one
+fault each, and fits which it is. Put the file into qualiclip_jax/explain/. `maps` degrades a part of other photos and
+prints the AUC of the cells, how far their mean is from the score, and the time of a map. `causes` degrades photos by
+one fault of a camera each, and prints what `score --explain` says of them.
 """
 
 import argparse
@@ -34,15 +36,25 @@ from qualiclip_jax.evaluation import synthetic
 from qualiclip_jax.explain import causes as explaining
 from qualiclip_jax.explain import readout, windows
 from qualiclip_jax.explain.maps import Mapper
-from qualiclip_jax.inference.files import Row
 from qualiclip_jax.progress import track
 from qualiclip_jax.training.probe import Moments
 
 CROP, CELL = 256, 32
 ALONE = 0.6  # share of the crops with a single fault
-RIDGE = 1.0
-IMPORTANCE = {"underexposure": 2.0, "overexposure": 0.5, "white_balance": 0.5, "saturation": 0.5}  # for the score
+RIDGE, CAUSES_RIDGE = 1.0, 0.3
+IMPORTANCE = {"underexposure": 2.0, "overexposure": 0.5, "noise": 1.3, "white_balance": 0.5, "saturation": 0.5}
 SEED = 0
+CAUSES = {  # what `score --explain` says, and the faults that are meant
+    "underexposed": ("underexposure",),
+    "overexposed": ("overexposure",),
+    "blurry": ("defocus", "motion", "shrink"),
+    "noisy": ("noise",),
+    "hazy": ("haze", "contrast"),
+    "compressed": ("jpeg",),
+    "unnatural colors": ("white_balance", "saturation"),
+}
+CAUSES_CROP, CAUSES_SEED, FAULTS_SEED = 320, 1, 8
+HELD_OUT, FALSE_ALARMS = 0.2, 0.04  # shares: of the crops, for the threshold; of the pristine ones among them
 
 Fault = Callable[[np.ndarray, np.random.Generator], np.ndarray]  # uint8 [H, W, 3] both
 
@@ -107,6 +119,85 @@ def fit(model: QualiCLIP, source: str, crops: int, out: Path) -> None:
     with storage.replacing(out) as file:
         np.savez_compressed(file, **found)
     print(f"wrote {out}: {crops} crops, encoder {found['encoder']}")
+
+
+def one_fault_each(model: QualiCLIP, source: str, crops: int) -> tuple[np.ndarray, np.ndarray]:
+    """What the last layer reads of crops, pristine and with each fault: [n, 1 + K, F], and strengths [n, 1 + K, K]."""
+    count, names = model.clip.image.readout.in_features, columns()
+    wide, rng = model.widened(np.eye(count, dtype=np.float32)), np.random.default_rng(CAUSES_SEED)
+    seen, done = [], []
+    stream = pristine.crop_pairs(
+        pristine.open_source(source), batch_size=1, crop_size=CAUSES_CROP, seed=CAUSES_SEED, scale_range=(0.5, 1.0),
+        detail=0.5,
+    )  # fmt: skip
+    order = [0, *range(2, len(names)), 1]  # overexposure last
+    with stream:
+        for number in track(range(crops), crops, "degrading", "crop"):
+            key = jax.random.fold_in(jax.random.key(FAULTS_SEED), number)
+            images, strengths = [next(stream)["crops"][0, 0]], np.zeros((1 + len(names), len(names)), np.float32)
+            faults = camera.draw(key)
+            for turn, column in enumerate(order):
+                strength = strengths[1 + turn, column] = rng.uniform(camera.WEAKEST, 1)
+                signed = np.zeros(len(FACTORS), np.float32)
+                factor = "exposure" if names[column].endswith("exposure") else names[column]
+                signed[FACTORS.index(factor)] = -strength if column == 0 else strength
+                settings = faults._replace(strengths=jnp.asarray(signed)).at(1.0)
+                images.append(np.asarray(degrade(images[0], settings, jax.random.fold_in(key, turn))))
+            found = dict(wide.run([[image.shape[:2] for image in images]], images.__getitem__))
+            seen.append([found[k][-count:] for k in range(len(images))])
+            done.append(strengths)
+    return np.array(seen, np.float32), np.array(done)
+
+
+def linear(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Ridge regression of [..., K] on [..., F], whose deviations are about 1: weights [F, K] and bias [K]."""
+    x, y = x.reshape(-1, x.shape[-1]), y.reshape(-1, y.shape[-1])
+    mean = x.mean(0)
+    covariance = np.float64((x - mean).T @ (x - mean)) / len(x)
+    weights = np.linalg.solve(covariance + CAUSES_RIDGE * np.eye(len(mean)), np.float64((x - mean).T @ y) / len(x))
+    return weights, y.mean(0) - mean @ weights
+
+
+def fit_causes(seen: np.ndarray, strengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Weights [F, C] and biases [C] of `CAUSES`: positive for what is to be told.
+
+    Ridge regression gives the strengths of the faults; that of four parts of the crops each from the three others.
+    Logistic regression then tells from these which cause it is, if any. The threshold is that which `FALSE_ALARMS` of
+    the pristine crops exceed.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    label = [0] + [1 + k for name in columns() for k, names in enumerate(CAUSES.values()) if name in names]
+    label = np.array(label)[np.where(strengths.any(-1), strengths.argmax(-1) + 1, 0)]
+    count = round(len(seen) * (1 - HELD_OUT))
+    mean, deviation = seen[:count].mean((0, 1)), seen[:count].std((0, 1)) + 1e-3
+    seen = (seen - mean) / deviation
+    part = np.arange(count) * 4 // count
+    given = np.empty((count, *strengths.shape[1:]))
+    for k in range(4):
+        weights, bias = linear(seen[:count][part != k], strengths[:count][part != k])
+        given[part == k] = seen[:count][part == k] @ weights + bias
+    weights, bias = linear(seen[:count], strengths[:count])
+    flat, unit = given.reshape(-1, given.shape[-1]), given.std((0, 1))
+    kind = label[:count].ravel()
+    judge = LogisticRegression(C=0.1, max_iter=500)
+    judge.fit(flat / unit, kind, sample_weight=np.where(kind == 0, len(columns()), 1))
+    against_none = (judge.coef_[1:] - judge.coef_[0]).T / unit[:, None], judge.intercept_[1:] - judge.intercept_[0]
+    fine = np.concatenate([given[:, 0], seen[count:, 0] @ weights + bias]) @ against_none[0] + against_none[1]
+    threshold = np.quantile(fine.max(-1), 1 - FALSE_ALARMS)
+    whole = (weights @ against_none[0]) / deviation[:, None]
+    return whole, bias @ against_none[0] + against_none[1] - threshold - mean @ whole
+
+
+def add_causes(model: QualiCLIP, source: str, crops: int, out: Path) -> None:
+    """Fits what tells causes, and writes it beside what the readout has."""
+    weights, biases = fit_causes(*one_fault_each(model, source, crops))
+    with readout.packaged() as stored:
+        found = {name: stored[name] for name in stored.files}
+    found |= {"causes": np.array([*CAUSES]), "cause_weights": np.float16(weights), "cause_biases": np.float32(biases)}
+    with storage.replacing(out) as file:
+        np.savez_compressed(file, **found)
+    print(f"wrote {out}: {crops} crops")
 
 
 def blurred(image: np.ndarray, sigma: float) -> np.ndarray:
@@ -186,28 +277,25 @@ def _logits(scores: np.ndarray) -> np.ndarray:
 
 
 def causes(model: QualiCLIP, photos: Photos) -> None:
-    """Prints which causes are told of photos with one fault, in folders of which a fifth has it."""
+    """Prints which causes are told of photos with one fault."""
     side = min(320, *(min(image.shape[:2]) for _, image in photos))
     good = np.stack([synthetic.cut(image, side)[0] for _, image in photos])
-    fine, names = model.attributes(good), [word for word in explaining.words(model.prompts, model.scored) if word]
-    heads = [*names, explaining.NONE]
+    teller = explaining.Teller.find(model)
+    assert teller is not None, "no causes are known for this model"
+    heads = [*teller.causes, explaining.NONE]
     lines = []
     for number, (name, _, field, levels, others) in enumerate([("(pristine)", "", "", (0.0,), {}), *CAMERA]):
         settings = camera.Settings(**({field: levels[-1]} if field else {}), **others)
-        bad = fine if not field else model.attributes(np.asarray(degrade(good, settings, jax.random.key(number))))
-        counts = dict.fromkeys(heads, 0)
-        for turn in range(5):
-            faulty = np.arange(len(good)) % 5 == turn
-            rows = [Row("", 0.0, tuple(values)) for values in np.where(faulty[:, None], bad, fine)]
-            for told in np.array(explaining.explain(rows, model.prompts, model.scored))[faulty]:
-                counts[told.split(", ")[0]] += 1
-        lines.append([name, *(f"{counts[word] / len(good):.0%}" for word in heads)])
-    show(f"First cause told: {len(good)} photos, {side} px, a fifth of a folder faulty", ["", *heads], lines)
+        bad = good if not field else np.asarray(degrade(good, settings, jax.random.key(number)))
+        found = teller.model.run([[image.shape[:2] for image in bad]], bad.__getitem__)
+        told = [teller(outputs).split(", ")[0] for _, outputs in found]
+        lines.append([name, *(f"{told.count(word) / len(good):.0%}" for word in heads)])
+    show(f"First cause told: {len(good)} photos, {side} px", ["", *heads], lines)
 
 
 def main(argv: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("what", choices=("fit", "maps", "causes"))
+    parser.add_argument("what", choices=("fit", "fit-causes", "maps", "causes"))
     parser.add_argument("--checkpoint", default="tiny", metavar="MODEL", help="the model (default: tiny)")
     parser.add_argument("--photos", required=True, metavar="SOURCE", help="pristine photos, e.g. folder:PATH")
     parser.add_argument("--most", type=int, default=60, metavar="N", help="maps, causes: photos (default: 60)")
@@ -215,8 +303,8 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--out", type=Path, default=Path("readout.npz"), metavar="FILE", help="default: readout.npz")
     args = parser.parse_args(argv)
     model = QualiCLIP.load(args.checkpoint)
-    if args.what == "fit":
-        fit(model, args.photos, args.crops, args.out)
+    if args.what.startswith("fit"):
+        (fit if args.what == "fit" else add_causes)(model, args.photos, args.crops, args.out)
     else:
         {"maps": maps, "causes": causes}[args.what](model, pristine.photos(args.photos, limit=args.most))
 

@@ -46,7 +46,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--max-side", type=cli.positive, metavar="PX", help="score at this size: larger images are shrunk to it")
     photos = parser.add_argument_group("for photographers")
     add = photos.add_argument
-    add("--explain", action="store_true", help="say which faults stand out against the other photos (column causes)")
+    add("--explain", action="store_true", help="say which faults stand out, e.g. blurry (column causes)")
     add("--maps", action="store_true", help="show in the report where the faults are")
     add("--worst", type=cli.positive, metavar="N", help="print, report and copy the N lowest only")
     add("--best", type=cli.positive, metavar="N", help="... the N highest (with --worst, both)")

@@ -1,11 +1,17 @@
-"""Which faults of a photo stand out against the folder it is in, in words."""
+"""Which faults of a photo stand out, in words: by the package's readout, or else against the folder it is in."""
 
+import dataclasses
 import re
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
+from qualiclip_jax.explain import readout
 from qualiclip_jax.inference.files import Row
+
+if TYPE_CHECKING:
+    from qualiclip_jax.inference.predictor import QualiCLIP
 
 NONE = "none"
 FEWEST = 5  # photos that can be compared
@@ -13,6 +19,40 @@ OUTSTANDING = 2.5  # robust standard deviations below the folder's median
 SECOND = 0.5  # the second fault is told if it stands out half as much as the first
 _LEAST_SPREAD = 0.05  # of logits: in a folder of equal photos nothing stands out
 _NOUNS = re.compile(r"^(an?|the)\s+|\W*\b(image|photo|photograph|picture)s?\W*$", re.IGNORECASE)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Teller:
+    """Tells the causes of a photo from what a model gives of it alone.
+
+    Attributes:
+      model: gives one more output for each cause, see `QualiCLIP.widened`.
+      causes: words.
+      biases: float32 [C]; a cause is told where its output and its bias have a positive sum.
+    """
+
+    model: "QualiCLIP"
+    causes: list[str]
+    biases: np.ndarray
+
+    @classmethod
+    def find(cls, model: "QualiCLIP") -> Self | None:
+        """The teller for a model; None if the package has no readout for its encoder."""
+        if (found := readout.find_causes(model)) is None:
+            return None
+        causes, weights, biases = found
+        return cls(model.widened(weights), causes, biases)
+
+    def __call__(self, outputs: np.ndarray) -> str:
+        """The one or two causes of a photo that stand out, the stronger one first; `NONE` if none does.
+
+        Args:
+          outputs: float32 [P + M + C], of `QualiCLIP.run`.
+        """
+        strengths = outputs[-len(self.causes) :] + self.biases
+        first, second = np.argsort(-strengths, kind="stable")[:2]
+        told = [k for k in (first, second) if strengths[k] > max(0, SECOND * strengths[first] * (k == second))]
+        return ", ".join(self.causes[k] for k in told) or NONE
 
 
 def words(prompts: Sequence[tuple[str, str]], scored: int = 0) -> list[str | None]:

@@ -1,14 +1,18 @@
-"""The readout that comes with the package: which faults of a camera an encoder sees in a part of a photo.
+"""The readout that comes with the package: which faults of a camera an encoder sees in a photo, or in a part of it.
 
 Photos were degraded in a part (`benchmarks/explain.py`). Ridge regression then tells how strong each fault is in the
-middle of a window, from what its moments differ by from those of the photo's other windows. The readout belongs to the
-frozen layers of an encoder, whatever projection stands behind them.
+middle of a window, from what its moments differ by from those of the photo's other windows. Other weights tell which
+fault a whole photo has, if any, from what the encoder's last layer reads. Both belong to the frozen layers of an
+encoder, whatever projection stands behind them.
 """
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
+from collections.abc import Iterator
 from importlib import resources
+from typing import Any
 
 import jax
 import numpy as np
@@ -62,7 +66,7 @@ def find(model: models.Model) -> Readout | None:
     """The readout for a model; None if none is known for its encoder."""
     if not isinstance(model.clip.image, EfficientNet):
         return None
-    encoder, columns, weights = _packaged()
+    encoder, columns, weights, _ = _arrays()
     if encoder != digest(model.clip):
         return None
     places = []
@@ -72,6 +76,19 @@ def find(model: models.Model) -> Readout | None:
             faults = set(columns)
         places.append([index for index, name in enumerate(columns) if name in faults])
     return Readout(weights, places)
+
+
+def find_causes(model: models.Model) -> tuple[list[str], np.ndarray, np.ndarray] | None:
+    """What tells the faults of whole photos by a model; None if none is known for its encoder.
+
+    Returns:
+      C words, weights float32 [F, C] of what the last layer reads, and biases float32 [C]. A fault is to be told where
+      the sum is positive.
+    """
+    if not isinstance(model.clip.image, EfficientNet):
+        return None
+    encoder, *_, causes = _arrays()
+    return causes if encoder == digest(model.clip) else None
 
 
 def digest(clip: models.CLIP) -> str:
@@ -86,7 +103,17 @@ def digest(clip: models.CLIP) -> str:
     return found.hexdigest()
 
 
-@functools.cache
-def _packaged() -> tuple[str, list[str], np.ndarray]:
+@contextlib.contextmanager
+def packaged() -> Iterator[Any]:
+    """Opens the file of the package: its arrays by name."""
     with resources.files(__package__).joinpath(FILE).open("rb") as file, np.load(file) as stored:
-        return str(stored["encoder"]), [str(name) for name in stored["columns"]], stored["weights"].astype(np.float32)
+        yield stored
+
+
+@functools.cache
+def _arrays() -> tuple[str, list[str], np.ndarray, tuple[list[str], np.ndarray, np.ndarray]]:
+    """Digest of the encoder; names and weights for windows; names, weights and biases for whole photos."""
+    with packaged() as stored:
+        names, causes = (list(map(str, stored[name])) for name in ("columns", "causes"))
+        weights, of_causes = (stored[name].astype(np.float32) for name in ("weights", "cause_weights"))
+        return str(stored["encoder"]), names, weights, (causes, of_causes, stored["cause_biases"])

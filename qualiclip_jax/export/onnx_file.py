@@ -123,6 +123,39 @@ def quantised(path: StrPath, photos: Iterable[np.ndarray], result: StrPath) -> N
             op_types_to_quantize=["Conv", "MatMul", "Clip", "Relu", "Add", "AveragePool"],
             nodes_to_exclude=[*first, *products[-_LAST:]],
         )
+    _slim(result)
+
+
+def _slim(path: StrPath) -> None:
+    """Rewrites a quantised file without what says nothing: zero points that are 0, shapes of values, long names."""
+    import onnx
+    from onnx import numpy_helper
+
+    model = onnx.load(path)
+    graph = model.graph
+    signed = (onnx.TensorProto.INT8, onnx.TensorProto.INT32)  # of weights and biases; activations are uint8
+    zeros = {
+        array.name
+        for array in graph.initializer
+        if array.data_type in signed and not numpy_helper.to_array(array).any()
+    }
+    for node in graph.node:
+        if node.op_type == "DequantizeLinear" and node.input[2] in zeros:
+            del node.input[2]
+    used = {name for node in graph.node for name in node.input}
+    kept = [array for array in graph.initializer if array.name in used]
+    del graph.initializer[:], graph.value_info[:]
+    given = {value.name for value in (*graph.input, *graph.output)}
+    short: dict[str, str] = {}
+    for array in kept:
+        array.name = short.setdefault(array.name, f"c{len(short)}")
+    graph.initializer.extend(kept)
+    for node in graph.node:
+        node.name = ""
+        for names in (node.input, node.output):
+            names[:] = [name if name in given else short.setdefault(name, f"v{len(short)}") for name in names]
+    onnx.checker.check_model(model)
+    onnx.save(model, path)
 
 
 @contextlib.contextmanager

@@ -25,9 +25,14 @@ class Encoder:
       compiled: the shapes that need not be compiled any more.
       blank: pixels of padding that were computed since a shape was last compiled.
       compiling: whether it is compiling at this moment.
+
+    Args:
+      model: the model.
+      columns: float32 [F, K], of further outputs, see `QualiCLIP.widened`.
     """
 
-    def __init__(self, model: models.Model):
+    def __init__(self, model: models.Model, columns: np.ndarray | None = None):
+        self._columns = columns
         self.config = model.clip.config
         self._temperature = model.temperature
         rater = None if model.rating is None else model.rating.rater
@@ -44,8 +49,9 @@ class Encoder:
     def take(self, model: models.Model) -> None:
         """Takes the parameters and the prompt features of a model that differs in nothing else: nothing is compiled."""
         encoder = models.fold_batch_norm(model.clip).image.for_inference(machine.prefers_winograd(self.config))
-        if model.rating is not None and model.rating.columns.size:
-            encoder = encoder.widened(model.rating.columns)
+        of_rating = None if model.rating is None or not model.rating.columns.size else model.rating.columns
+        if wanted := [columns for columns in (of_rating, self._columns) if columns is not None]:
+            encoder = encoder.widened(np.concatenate(wanted, axis=1))
         self._graph, state = nnx.split(encoder)
         self._state = (state, jnp.asarray(model.prompt_features))
         vars(self).pop("_shared_state", None)
@@ -250,7 +256,7 @@ class Encoder:
         attributes = quality.attribute_scores(features, state[1], self._temperature)
         if (rater := self._rater) is not None:
             rated = quality.attribute_scores(features, jnp.asarray(rater.prompt_features), rater.temperature)
-            more = rater.score_of(rated)[..., None]
+            more = jnp.concatenate([rater.score_of(rated)[..., None], more], axis=-1)
         return jnp.concatenate([attributes, more], axis=-1) if more.shape[-1] else attributes
 
 

@@ -3,7 +3,7 @@
 import dataclasses
 import datetime
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 from PIL import Image
@@ -27,7 +27,7 @@ class Row:
       bytes, modified: size and time of the file when it was scored (UTC, ISO 8601); tell whether it changed since.
       error: why there is no score.
       rating: MOS and the two ends of its interval, where the model rates.
-      causes: the faults that stand out against the other photos, in words; see `explain.causes`.
+      causes: the faults that stand out, in words; see `explain.causes`.
       burst, burst_rank: number of the burst that it belongs to, and its place there by score, 1 for the best.
     """
 
@@ -70,6 +70,7 @@ def score_files(
     paths: Sequence[str | os.PathLike[str]],
     known: Mapping[str, Row] | None = None,
     max_side: int | None = None,
+    tell: Callable[[np.ndarray], str] | None = None,
 ) -> Iterator[Row]:
     """Scores image files.
 
@@ -79,6 +80,7 @@ def score_files(
       known: rows of an earlier run by path, of files that have not changed since. They are not given again; but the
         others are put into the same batches as if they were new, and get the same digits.
       max_side: larger images are shrunk before they are scored, so that their longer side has so many pixels.
+      tell: gives the causes from the outputs of the model for an image.
 
     Yields:
       One `Row` per path that is not known, in the order that suits the encoder.
@@ -103,6 +105,8 @@ def score_files(
     for scored in score_images(model, ahead(buckets.windows(sizes())), read, done):
         file = begun.pop(scored.index)
         row = filled(file.row, scored, len(model.prompts))
+        if tell is not None and scored.outputs is not None:
+            row = dataclasses.replace(row, causes=tell(scored.outputs))
         yield row if max_side is None or isinstance(file.size, ImageError) else _of_size(row, file.size)
 
 

@@ -23,7 +23,7 @@ from qualiclip_jax.inference.files import Row, state_of
 
 _COLUMNS = {"path": str, "score": float, "width": int, "height": int, "bytes": int, "modified": str, "error": str}
 RATING = ("mos", "mos_low", "mos_high")  # further columns, where the model rates
-FOUND = {"causes": str, "burst": int, "burst_rank": int}  # columns of what is found out about all photos together
+FOUND = {"causes": str, "burst": int, "burst_rank": int}  # columns that the table has where they were asked for
 CHECKPOINT = "checkpoint"
 _WAIT = 60.0  # seconds for a lock that is held for the time of a merge only
 _JOURNAL = re.compile(r"\.part-\d+-of-\d+(\.done)?", re.ASCII)
@@ -104,6 +104,14 @@ class Table:
     ) -> None:
         self._held.close()
 
+    @property
+    def found(self) -> set[str]:
+        """Which of `FOUND` the output has already."""
+        return self._there() & FOUND.keys()
+
+    def _there(self) -> set[str]:
+        return {name for record in self._records for name in record}
+
     def begin(
         self,
         checkpoint: str,
@@ -111,6 +119,7 @@ class Table:
         files: Sequence[str],
         attributes: bool = False,
         rating: bool = False,
+        causes: bool = False,
     ) -> dict[str, Row]:
         """Opens this process's journal.
 
@@ -120,6 +129,7 @@ class Table:
           files: the whole list, in the order of the output.
           attributes: whether the output has a column for each; it has them anyway if it has them already.
           rating: whether the model rates.
+          causes: whether an earlier row must tell its causes.
 
         Returns:
           By path, the rows of earlier runs for this process's share of the list: those without an error, of files
@@ -130,8 +140,9 @@ class Table:
         """
         self._checkpoint, self._attributes, self._paths = checkpoint, list(columns), list(files)
         self._rating = RATING if rating else ()
-        there = {name for record in self._records for name in record}
-        others, self.found = there - {*_COLUMNS, *self._rating, *FOUND, CHECKPOINT}, there & FOUND.keys()
+        there = self._there()
+        others = there - {*_COLUMNS, *self._rating, *FOUND, CHECKPOINT}
+        self._with_causes = causes
         earlier = [self._to_row(record) for record in self._records]
         if others - set(columns):
             raise UserError(
@@ -152,7 +163,8 @@ class Table:
     def append(self, rows: Iterable[Row]) -> None:
         """Writes rows to this process's journal, each as it comes."""
         for row in rows:
-            self._lines.append(self._to_record(row, attributes=True))
+            told = {} if row.causes is None else {"causes": row.causes}
+            self._lines.append(self._to_record(row, attributes=True) | told)
 
     def finish(self, sort: str = "none", find: Callable[[list[Row]], list[Row]] = lambda rows: rows) -> Merged | None:
         """Closes this process's part, and merges all parts if it was the last.
@@ -258,6 +270,7 @@ class Table:
 
     def _still_true(self, row: Row) -> bool:
         complete = row.score is not None and (row.attributes is not None or not self._with_attributes)
+        complete &= row.causes is not None or not self._with_causes
         return complete and {"bytes": row.bytes, "modified": row.modified} == state_of(row.path)
 
     def _to_record(self, row: Row, attributes: bool) -> formats.Record:

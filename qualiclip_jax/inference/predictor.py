@@ -134,7 +134,7 @@ class QualiCLIP(models.Model):
         for i, outputs in self._run([sizes], images.__getitem__, (), costs, compiled, [self._encoder]):
             if isinstance(outputs, ImageError):
                 raise UserError(f"image {i}: {outputs.reason}")
-            result[i] = outputs
+            result[i] = outputs[: result.shape[1]]
         return result
 
     def quality_map(self, image: inputs.Image) -> "QualityMap":
@@ -234,12 +234,23 @@ class QualiCLIP(models.Model):
             first += len(sizes)
 
     def _joined(self, outputs: Sequence[ArrayLike]) -> ArrayLike:
-        """The outputs [N, P + M] of an encoder; or with those of the rater's, whose score then stands behind them."""
+        """The outputs of an encoder; or with the score of the rater's between the attributes and the others."""
         if len(outputs) == 1:
             return outputs[0]
         assert self._rater is not None
-        own, rated = map(jnp.asarray, outputs)
-        return jnp.concatenate([own, self._rater.score_of(rated)[:, None]], axis=1)
+        attributes, more = jnp.split(jnp.asarray(outputs[0]), [len(self.prompts)], axis=1)
+        rated = self._rater.score_of(jnp.asarray(outputs[1]))[:, None]
+        return jnp.concatenate([attributes, rated, more], axis=1)
+
+    def widened(self, columns: np.ndarray) -> Self:
+        """The same model, whose `run` gives K more outputs for each image, as the last ones.
+
+        Args:
+          columns: float32 [F, K], linear functions of what the encoder's last layer reads.
+        """
+        wide = dataclasses.replace(self)
+        object.__setattr__(wide, "_encoder", Encoder(self, columns))
+        return wide
 
     def score_files(self, paths: StrPath | Sequence[StrPath]) -> np.ndarray:
         """Scores image files.

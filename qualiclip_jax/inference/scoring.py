@@ -119,15 +119,19 @@ def score_arguments(
         model = load(checkpoint)
         columns = attribute_columns(model.prompts)
         if table is None:
-            find = functools.partial(_find, model, explain=explain, gap=bursts)
+            teller = causes.Teller.find(model) if explain else None
+            find = functools.partial(_find, model, explain=explain and teller is None, gap=bursts)
             shown = columns if attributes else []
-            outcome = Outcome(_score_and_print(model, paths, shown, sort, max_side, find, selection), problems)
+            outcome = Outcome(_score_and_print(model, paths, shown, sort, max_side, find, selection, teller), problems)
         else:
             name = model.fingerprint if max_side is None else f"{model.fingerprint}@{max_side}"
-            known = table.begin(name, columns, paths, attributes or explain, model.rating is not None)
+            told = explain or "causes" in table.found
+            teller = causes.Teller.find(model) if told else None
+            with_all = attributes or explain
+            known = table.begin(name, columns, paths, with_all, model.rating is not None, teller is not None)
             gap = bursts if bursts is not None or "burst" not in table.found else BURST_GAP
-            find = functools.partial(_find, model, explain=explain or "causes" in table.found, gap=gap)
-            merged = _score_to_table(model, paths, table, known, sort or "none", max_side, find)
+            find = functools.partial(_find, model, explain=told and teller is None, gap=gap)
+            merged = _score_to_table(model, paths, table, known, sort or "none", max_side, find, teller)
             outcome = Outcome(merged.rows, problems, merged.kept) if merged else Outcome(None, problems)
             if selection and outcome.rows:
                 show(selection.of(ordered(outcome.rows, sort or "score")), [], model.rating is not None)
@@ -160,7 +164,7 @@ def load(checkpoint: str | None) -> "QualiCLIP":
 
 
 def _find(model: "QualiCLIP", rows: list[Row], *, explain: bool, gap: float | None) -> list[Row]:
-    """Fills in what concerns all rows together: causes and bursts."""
+    """Fills in what concerns all rows together: causes that are told by comparison, and bursts."""
     if explain:
         told = causes.explain(rows, model.prompts, model.scored)
         if rows and not any(told):
@@ -212,13 +216,14 @@ def _score_and_print(
     max_side: int | None,
     find: Callable[[list[Row]], list[Row]],
     selection: Selection,
+    teller: causes.Teller | None,
 ) -> list[Row]:
     """Scores files and prints the table; when interrupted, of what was scored by then."""
     place = {path: i for i, path in enumerate(paths)}
     rows: list[Row] = []
     order = sort or ("score" if selection or sys.stdout.isatty() else "none")
     try:
-        rows.extend(_score(model, paths, max_side=max_side))
+        rows.extend(_score(model, paths, max_side=max_side, teller=teller))
         rows.sort(key=lambda row: place[row.path])
         rows = find(rows)
     finally:
@@ -236,6 +241,7 @@ def _score_to_table(
     sort: str,
     max_side: int | None,
     find: Callable[[list[Row]], list[Row]],
+    teller: causes.Teller | None,
 ) -> Merged | None:
     """Scores this process's share of the files, except those that are known; None while others are at work."""
     share = paths[table.part - 1 :: table.parts]
@@ -243,7 +249,7 @@ def _score_to_table(
         print(f"an earlier run scored {len(known)} of {len(share)} {plural(len(share), 'image')}", file=sys.stderr)
     try:
         with contextlib.closing(
-            _score(model, share, known, max_side)
+            _score(model, share, known, max_side, teller)
         ) as rows:  # its progress ends before an error is told
             table.append(rows)
     except KeyboardInterrupt:
@@ -252,13 +258,18 @@ def _score_to_table(
 
 
 def _score(
-    model: "QualiCLIP", paths: Sequence[str], known: Mapping[str, Row] | None = None, max_side: int | None = None
+    model: "QualiCLIP",
+    paths: Sequence[str],
+    known: Mapping[str, Row] | None = None,
+    max_side: int | None = None,
+    teller: causes.Teller | None = None,
 ) -> Generator[Row, None, None]:
     """Scores files with a progress bar, except those `known` from an earlier run."""
-    failed = 0
+    failed, model = 0, model if teller is None else teller.model
     status = lambda: "compiling ..." if model.compiling else ""
     with Progress(len(paths), "scoring", "image", done=len(known or ()), status=status) as progress:
-        options = {} if max_side is None else {"max_side": max_side}
+        options: dict[str, Any] = {} if max_side is None else {"max_side": max_side}
+        options |= {} if teller is None else {"tell": teller}
         for row in score_files(model, paths, known, **options):
             if row.error is not None:
                 failed += 1

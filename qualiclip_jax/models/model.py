@@ -77,7 +77,9 @@ class Model:
         Args:
           outputs: float [..., P + M], attribute scores, and the M values that the rating `reads`.
         """
-        return None if self.rating is None else self.rating(self.score_of(outputs), outputs)
+        if self.rating is None:
+            return None
+        return self.rating(self.score_of(outputs), outputs[..., : len(self.prompts) + self.rating.reads])
 
     @functools.cached_property
     def fingerprint(self) -> str:

@@ -1,8 +1,16 @@
-"""Causes: the faults that stand out against a folder, in words."""
+"""Causes: the faults that stand out against a folder, or by themselves, in words."""
+
+import csv
+import io
+from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
+from scipy import ndimage
+from skimage import data
 
+from qualiclip_jax import cli, score
 from qualiclip_jax.explain import causes
 from qualiclip_jax.inference.files import Row
 
@@ -60,3 +68,43 @@ def test_rows_without_scores_and_small_folders():
     assert causes.explain([failed, *rows({0: {1: 0.2}})], PROMPTS, 1)[:2] == [None, "blurry"]
     assert causes.explain(rows({0: {1: 0.2}}, causes.FEWEST - 1), PROMPTS, 1) == [None] * 4
     assert causes.explain(rows({}, 5), PROMPTS, 1) == ["none"] * 5
+
+
+def jpeg(image, quality):
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "JPEG", quality=quality)
+    return np.asarray(Image.open(buffer))
+
+
+FAULTS = {  # by other code than that which the readout was fitted with
+    "none": lambda x: x,
+    "blurry": lambda x: ndimage.gaussian_filter(x, (3, 3, 0)),
+    "noisy": lambda x: np.clip(x + np.random.default_rng(0).normal(0, 30, x.shape), 0, 255).astype(np.uint8),
+    "underexposed": lambda x: np.round(255 * ((x / 255) ** 2.2 / 8) ** (1 / 2.2)).astype(np.uint8),
+    "overexposed": lambda x: np.round(255 * np.minimum(4 * (x / 255) ** 2.2, 1) ** (1 / 2.2)).astype(np.uint8),
+    "hazy": lambda x: np.uint8(0.45 * x + 0.55 * 210),
+    "compressed": lambda x: jpeg(x, 10),
+}
+
+
+def test_the_packaged_model_tells_faults_of_one_photo_alone(tmp_path):
+    """Also when a table that was made without causes goes on with them."""
+    photo = data.astronaut()[:256, 96:352]
+    for name, fault in FAULTS.items():
+        Image.fromarray(fault(photo)).save(tmp_path / f"{name}.png")
+    Image.fromarray(ndimage.gaussian_filter(jpeg(photo, 8), (2, 2, 0))).save(tmp_path / "two.png")
+    table = tmp_path / "scores.csv"
+    for options in ([], ["--explain"]):
+        arguments = ["--checkpoint", "tiny", str(tmp_path), "--output", str(table), *options]
+        assert cli.run(score.main, arguments) == cli.DONE
+    with table.open() as file:
+        told = {Path(row["path"]).stem: row["causes"] for row in csv.DictReader(file)}
+    assert told == {name: name for name in FAULTS} | {"two": "blurry, compressed"}
+
+
+def test_no_more_than_two_causes_and_no_weak_second_one():
+    tell = causes.Teller(None, ["a", "b", "c"], np.array([0, 0.5, 0], np.float32))
+    assert tell(np.array([9, 9, -1, -1, -1.0])) == "none"
+    assert tell(np.array([9, 9, 1, 0.5, 0.9])) == "a, b"
+    assert tell(np.array([9, 9, 1, -0.4, 0.4])) == "a"
+    assert tell(np.array([9, 9, -1, 0.5, 0.4])) == "b"

@@ -60,7 +60,7 @@ def test_eight_bits_keep_the_order(tmp_path):
     whole, small = tmp_path / "model.onnx", tmp_path / "int8.onnx"
     whole.write_bytes(onnx_file.build(QualiCLIP.load("tiny"), "tiny").SerializeToString())
     onnx_file.quantised(whole, [*images, skimage.data.chelsea()[:160, :160]], small)
-    assert small.stat().st_size < 0.3 * whole.stat().st_size
+    assert small.stat().st_size < 0.28 * whole.stat().st_size
     assert onnx_file.fingerprint(small) == onnx_file.fingerprint(whole)
     ours, theirs = run(str(whole), images)[0], run(str(small), images)[0]
     assert list(np.argsort(ours)) == list(np.argsort(theirs)) == [3, 2, 1, 0]

@@ -1,15 +1,19 @@
 """`qualiclip fit` end to end: a small model, forty images, and what becomes of them."""
 
 import csv
+import dataclasses
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from qualiclip_jax import QualiCLIP, cli, evaluate, fit, score
+from qualiclip_jax.data.builders import IMAGE_SETS
+from qualiclip_jax.data.prepare import prepare
 from qualiclip_jax.evaluation import correlation
 from qualiclip_jax.fitting import features
 from qualiclip_jax.models import Rating
+from tests.data.builders.miniatures import text
 from tests.small_models import EFFICIENTNET, RESNET, SIGLIP, VIT, make_model
 
 COUNT = 60
@@ -110,15 +114,22 @@ def test_a_model_that_contradicts_the_ratings_is_no_scale(place, fitted, capsys)
     assert not (place / "against" / "checkpoints").exists()
 
 
-def test_the_test_part_is_only_tested_on(place, capsys):
-    lines = (place / "my.csv").read_text().splitlines()
-    parts = ["train"] * 40 + ["test"] * 20
-    (place / "split.csv").write_text("\n".join([f"{lines[0]},split", *map(",".join, zip(lines[1:], parts))]))
-    arguments = ["--checkpoint", place / "start", "--ratings", f"csv:{place / 'split.csv'}", "--out", place / "split"]
-    arguments += ["--method", "head"]
+def test_the_test_part_of_a_prepared_set_is_only_tested_on(place, tmp_path, capsys):
+    """KonIQ-10k, made of our images: fitted to its training and validation parts, as it is published."""
+    parts = ["training"] * 30 + ["validation"] * 10 + ["test"] * 20
+    with (place / "my.csv").open() as file:
+        mos = [float(row["mos"]) for row in csv.DictReader(file)]
+    lines = [f"{k}.jpg,0,0,0,1,0,105,{20 * mos[k]},0.5,{parts[k]}" for k in range(COUNT)]
+    text(tmp_path / "koniq10k_distributions_sets.csv", "image_name,c1,c2,c3,c4,c5,c_total,MOS,SD,set", *lines)
+    (tmp_path / "1024x768").mkdir()
+    for k in range(COUNT):
+        Image.open(place / f"{k}.png").save(tmp_path / f"1024x768/{k}.jpg", quality=95, subsampling=0)
+    prepare(dataclasses.replace(IMAGE_SETS["koniq10k"], images=COUNT), tmp_path, tmp_path / "data")
+    arguments = ["--checkpoint", place / "start", "--ratings", "koniq10k", "--data-dir", tmp_path / "data"]
+    arguments += ["--out", place / "split", "--method", "head"]
     assert cli.run(fit.main, list(map(str, arguments))) == cli.DONE
     printed = capsys.readouterr().out
-    assert "40 ratings of split" in printed
+    assert "40 ratings of koniq10k" in printed
     assert "test part, 20 images: SRCC" in printed
     assert QualiCLIP.load(place / "split").provenance["fit"]["images"] == 40
 

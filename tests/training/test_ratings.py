@@ -190,7 +190,7 @@ def test_fit_learns_and_scales(place, tmp_path, monkeypatch, capsys, method):
     np.testing.assert_allclose(fitted.score(images), start.score(images), atol=1e-6)  # the old score is kept
     by_learned = QualiCLIP.load(out / run.TRAINING / method).score(images)
     np.testing.assert_allclose(fitted.rate(images)[:, 0], fitted.rating.mos(by_learned), rtol=1e-5)
-    outputs = dict(fitted.run([image.shape[:2] for image in images], images.__getitem__))  # both, as `score` has them
+    outputs = dict(fitted.run([[image.shape[:2] for image in images]], images.__getitem__))  # both, as `score` has them
     found = np.stack([[*fitted.rating_of(outputs[k]), fitted.score_of(outputs[k])] for k in range(len(images))])
     np.testing.assert_allclose(found[:, :3], fitted.rate(images), rtol=1e-5)
     np.testing.assert_allclose(found[:, 3], fitted.score(images), atol=1e-6)
