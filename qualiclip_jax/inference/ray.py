@@ -193,7 +193,7 @@ def _places(ray: Any) -> tuple[dict[str, Any], int]:
         return {"num_gpus": 1}, sum(total["GPU"])
     for name, argument in (("TPU", "resources"), ("CPU", "num_cpus")):  # all of a node: the actor uses all of it
         if total[name]:
-            each = min(total[name])
+            each = min(count for count in total[name] if 2 * count >= max(total[name]))  # not of a small head node
             return {argument: {name: each} if name == "TPU" else each}, sum(count // each for count in total[name])
     return {}, 1
 

@@ -5,6 +5,7 @@ import io
 import tarfile
 import threading
 import time
+import types
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from PIL import Image
 from qualiclip_jax import QualiCLIP, cli, score
 from qualiclip_jax.errors import UserError
 from qualiclip_jax.inference import shards
-from qualiclip_jax.inference.ray import Scorer, score_to_tables
+from qualiclip_jax.inference.ray import Scorer, _places, score_to_tables
 
 ray = pytest.importorskip("ray", reason="needs Ray: pip install 'ray[data]'")
 parquet = pytest.importorskip("pyarrow.parquet")
@@ -96,6 +97,19 @@ def test_every_image_once_though_a_node_is_killed(folder, cluster, tmp_path, cap
     expected = {row["path"]: row["score"] for row in parquet.read_table(out / "0.scores.parquet").to_pylist()}
     assert {row["path"]: row["score"] for row in rows} == pytest.approx(expected, abs=1e-5)
     assert all((row["width"], row["height"], row["error"]) == (64, 64, "") for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "place", "actors"),
+    [
+        ([{"CPU": 64.0}, {"CPU": 2.0}, {"CPU": 48.0}], {"num_cpus": 48}, 2),  # a small head node is left alone
+        ([{"CPU": 8.0, "GPU": 4.0}, {"CPU": 8.0, "GPU": 2.0}], {"num_gpus": 1}, 6),
+        ([{"CPU": 8.0}, {"CPU": 100.0, "TPU": 4.0}, {"CPU": 100.0, "TPU": 4.0}], {"resources": {"TPU": 4}}, 2),
+    ],
+)
+def test_an_actor_a_gpu_or_a_host(nodes, place, actors):
+    alive = [{"Alive": True, "Resources": node} for node in nodes] + [{"Alive": False, "Resources": {"GPU": 9.0}}]
+    assert _places(types.SimpleNamespace(nodes=lambda: alive)) == (place, actors)
 
 
 def test_a_scorer_takes_bytes_and_arrays(photos):
