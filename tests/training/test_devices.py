@@ -10,7 +10,6 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 STEPS = str(Path(__file__).with_name("twenty_steps.py"))
-COMPILE_FAST = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 
 
 @pytest.fixture(scope="module")
@@ -18,11 +17,9 @@ def runs(tmp_path_factory):
     """`losses RUN` [20] and `pixels RUN` [20, B, L, 2, H, W, 3] of the RUNs of `twenty_steps`; "2x2": two processes."""
     folder = tmp_path_factory.mktemp("runs")
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    one = environment | {"XLA_FLAGS": f"{COMPILE_FAST} --xla_force_host_platform_device_count=4"}
-    two = environment | {"XLA_FLAGS": COMPILE_FAST}
     launch = [sys.executable, str(ROOT / "launch" / "local.py"), "--processes", "2", "--devices", "2", "--"]
-    call([sys.executable, STEPS, str(folder / "one.npz"), "1", "2", "4", "fsdp", "fsdp:2"], one)
-    call([*launch, sys.executable, STEPS, str(folder / "two.npz"), "4", "fsdp"], two)
+    call([sys.executable, STEPS, str(folder / "one.npz"), "1", "2", "4", "fsdp", "fsdp:2"], environment)
+    call([*launch, sys.executable, STEPS, str(folder / "two.npz"), "4", "fsdp"], environment)
     with np.load(folder / "one.npz") as single, np.load(folder / "two.npz") as several:
         return dict(single) | {f"{name} 2x2": values for name, values in several.items()}
 

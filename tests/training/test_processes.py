@@ -20,12 +20,11 @@ ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent
 LOCAL = [sys.executable, str(ROOT / "launch" / "local.py"), "--processes", "2", "--devices", "2", "--"]
 TRAIN = [sys.executable, "-m", "qualiclip_jax.train", "--config", str(HERE / "tiny_vit.py")]
-COMPILE_FAST = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 
 
 @pytest.fixture(scope="module")
 def environment():
-    return os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "XLA_FLAGS": COMPILE_FAST}
+    return os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
 
 
 def start(command, environment):
