@@ -25,7 +25,8 @@ class Tried:
 
     Attributes:
       name: of the rung.
-      srcc, plcc: with the ratings; NaN if all predictions are equal.
+      srcc, plcc: with the ratings; NaN if all predictions are equal. The SRCC of `scale` is that of the scores, whose
+        order it keeps; curves of several folds, side by side, would not.
       rmse: in the unit of the ratings.
       half_width: of the interval that covers `LEVEL` of them.
     """
@@ -114,7 +115,7 @@ def choose(
     for name in names:
         residuals[name] = rungs.held_out(ladder[name], features, mos, groups, folds) - mos
         advance(1)
-    table = [tried(name, rest, mos) for name, rest in residuals.items()]
+    table = [tried(name, rest, mos, features.scores) for name, rest in residuals.items()]
     taken = table[simplest(list(residuals.values()), groups)]
     rating = ladder[taken.name].fit(features, mos, rungs.make_folds(groups, rungs.INNER_FOLDS, seed))
     return Chosen(dataclasses.replace(rating, half_width=taken.half_width, level=LEVEL), taken.name, table)
@@ -151,9 +152,11 @@ def half_width(residuals: np.ndarray, level: float = LEVEL) -> float:
     return float(np.sort(np.abs(residuals))[place - 1])
 
 
-def tried(name: str, residuals: np.ndarray, mos: np.ndarray) -> Tried:
-    """How well a rung did, from its residuals [N] on ratings [N] that it was not fitted to."""
+def tried(name: str, residuals: np.ndarray, mos: np.ndarray, scores: np.ndarray) -> Tried:
+    """How well a rung did: residuals [N] on ratings [N] that it was not fitted to, of images with these scores [N]."""
     predicted = mos + residuals
-    varies = bool(np.ptp(predicted) > 0)
-    srcc, plcc = (f(predicted, mos) if varies else math.nan for f in (correlation.srcc, correlation.plcc))
+    ranked = scores if name == "scale" else predicted
+    srcc, plcc = (
+        f(x, mos) if np.ptp(x) > 0 else math.nan for f, x in ((correlation.srcc, ranked), (correlation.plcc, predicted))
+    )
     return Tried(name, srcc, plcc, correlation.rmse(predicted, mos), half_width(residuals))

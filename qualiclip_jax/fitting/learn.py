@@ -121,5 +121,8 @@ def compare(
         folds = rungs.make_folds(groups[one.rows], rungs.INNER_FOLDS, seed)
         rating = rungs.RUNGS[one.rung].fit(one.features.of(one.rows), mos[one.rows], folds)
         residuals[name] = rungs.predict(rating, one.features.of(aside)) - mos[aside]
-    table = [choice.tried(name, rest, mos[aside]) for name, rest in residuals.items()]
+    table = [
+        choice.tried(name, rest, mos[aside], candidates[name].features.of(aside).scores)
+        for name, rest in residuals.items()
+    ]
     return table[choice.simplest(list(residuals.values()), groups[aside])].name, table

@@ -18,7 +18,7 @@ from qualiclip_jax.data import pristine, rated
 from qualiclip_jax.data.rated import RatedSet
 from qualiclip_jax.data.sources import RatedSource, Source
 from qualiclip_jax.errors import UserError
-from qualiclip_jax.progress import Progress
+from qualiclip_jax.progress import Progress, rate
 from qualiclip_jax.training import build, evals, metrics, optimizer, parallel, pictures, probe, ratings, workdir
 from qualiclip_jax.training import config as config_lib
 from qualiclip_jax.training.signals import StopSignals
@@ -246,7 +246,7 @@ class _Run:
         row = self.flush(step)[-1] | self.speed.read(step) | metrics.device_memory()
         if self.writer is not None:
             self.writer.write(step, row)
-        speed = f"{row['images_per_second']:.1f} images/s"
+        speed = rate(1, 1 / float(row["images_per_second"]), "image")
         if self.recipe.ratings is not None:
             parts = (
                 f"{name} {row[name]:.4f}" for name in (*self.recipe.ratings.weights, "degradations") if name in row

@@ -72,6 +72,7 @@ def test_a_scale_changes_no_rank():
     chosen = choice.choose(features, mos, alone(200), method="scale")
     new, _ = problem(500, seed=5)
     assert stats.spearmanr(new.scores, rungs.predict(chosen.rating, new)).statistic == pytest.approx(1, abs=1e-12)
+    assert chosen.table[0].srcc == pytest.approx(stats.spearmanr(features.scores, mos).statistic, abs=1e-12)
 
 
 def test_no_group_is_in_two_folds_and_folds_are_of_equal_size():
