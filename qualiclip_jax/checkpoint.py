@@ -70,6 +70,7 @@ def _items(model: Model, store: str = STORES[0]) -> tuple[dict[str, Any], dict[s
         "preprocessing": {"mean": list(models.MEAN), "std": list(models.STD), "resize": None},
         "provenance": model.provenance if store == STORES[0] else model.provenance | {"stored": store},
         "scored": model.scored,
+        **({} if model.bias is None else {"bias": float(model.bias)}),
         "rating": None if model.rating is None else model.rating.to_dict(),
     }
     arrays = _on_host(arrays) if store == STORES[0] else jax.tree_util.tree_map_with_path(_halved, _on_host(arrays))
@@ -173,6 +174,7 @@ def _facts(meta: dict[str, Any]) -> dict[str, Any]:
         "temperature": float(meta["temperature"]),
         "provenance": dict(meta.get("provenance", {})),
         "scored": int(meta.get("scored", 0)),
+        "bias": None if meta.get("bias") is None else float(meta["bias"]),
     }
 
 

@@ -53,6 +53,12 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--tokenizer", metavar="DIR", help="for own prompts (default: beside the weights)")
     parser.add_argument("--temperature", type=float, help="divides the logits (default: the model's own, mostly 1)")
     parser.add_argument(
+        "--similarity",
+        choices=("softmax", "sigmoid"),
+        help="of an image and a pair of prompts: softmax over the pair, or a sigmoid of each with the scale and bias "
+        "that a SigLIP learned (default: the model's own, mostly softmax)",
+    )
+    parser.add_argument(
         "--position",
         choices=("none", "native", "interpolate"),
         help="positional embedding of the image encoder (default: none for a ResNet, interpolate for a ViT)",
@@ -83,7 +89,7 @@ def main(argv: Sequence[str]) -> None:
 
     model = zoo.build(
         args.source, prompts=args.prompts, tokenizer=args.tokenizer, temperature=args.temperature,
-        text_encoder=args.text_encoder, position=args.position, activation=args.activation,
+        similarity=args.similarity, text_encoder=args.text_encoder, position=args.position, activation=args.activation,
     )  # fmt: skip
     checkpoint.save_model(args.out, model, args.store)
     model = checkpoint.load_model(args.out)  # rounded, perhaps

@@ -28,19 +28,35 @@ def similarities(features: jax.Array, prompt_features: Array) -> jax.Array:
     return jnp.einsum("...d,pcd->...pc", unit(features), prompt_features, precision=jax.lax.Precision.HIGHEST)
 
 
-def attribute_scores(features: jax.Array, prompt_features: Array, temperature: float = 1.0) -> jax.Array:
-    """One score for each antonym pair: softmax over (positive, negative), the positive entry.
+def attribute_scores(
+    features: jax.Array, prompt_features: Array, temperature: float = 1.0, bias: float | None = None
+) -> jax.Array:
+    """One score for each antonym pair.
+
+    By default softmax over (positive, negative), the positive entry. With a bias, each prompt is judged by itself, as
+    SigLIP was trained: p = sigmoid(100 cos / temperature + bias), and the score is p_positive / (p_positive +
+    p_negative). Where both are small, that is nearly the softmax.
 
     Args:
       features: float [..., D].
       prompt_features: float [P, 2, D], unit length, positive first.
       temperature: divides the logits 100 cos; 1 is the authors' hub release, 2 their port in IQA-PyTorch.
+      bias: added to the logits of the sigmoids; None for the softmax.
 
     Returns:
       float32 [..., P] in [0, 1].
     """
+    return jax.nn.sigmoid(attribute_logits(features, prompt_features, temperature, bias))
+
+
+def attribute_logits(
+    features: jax.Array, prompt_features: Array, temperature: float = 1.0, bias: float | None = None
+) -> jax.Array:
+    """The logits of `attribute_scores`, float32 [..., P]."""
     logits = similarities(features, prompt_features) * (LOGIT_SCALE / temperature)
-    return jax.nn.sigmoid(logits[..., 0] - logits[..., 1])  # softmax over two entries
+    if bias is not None:
+        logits = jax.nn.log_sigmoid(logits + bias)
+    return logits[..., 0] - logits[..., 1]  # softmax over two entries
 
 
 def quality_score(features: jax.Array, prompt_features: Array, temperature: float = 1.0) -> jax.Array:

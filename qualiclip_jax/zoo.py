@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from qualiclip_jax import checkpoint, download, models, prompts, storage
+from qualiclip_jax import checkpoint, download, models, prompts, quality, storage
 from qualiclip_jax.errors import UserError
 from qualiclip_jax.models import backbones, weights
 from qualiclip_jax.models.torch_file import read_torch
@@ -46,6 +46,7 @@ def build(
     prompts: Sequence[str] | Sequence[Sequence[str]] | None = None,
     tokenizer: str | Path | None = None,
     temperature: float | None = None,
+    similarity: str | None = None,
     text_encoder: bool = False,
     **clip_options: Any,
 ) -> models.Model:
@@ -56,6 +57,8 @@ def build(
       prompts: antonym pairs, or a flat sequence positive, negative ...; by default the model's own.
       tokenizer: for prompts that are not QualiCLIP's own; by default the one beside the weights.
       temperature: by default the model's own.
+      similarity: "softmax" over a pair, or "sigmoid" of each prompt with the scale and bias that a SigLIP learned, see
+        `quality.attribute_scores`; by default the model's own.
       text_encoder: keep it, where there is one.
       clip_options: as in `weights.load_clip`; None leaves them as they are.
 
@@ -65,7 +68,19 @@ def build(
     changes = {key: value for key, value in clip_options.items() if value is not None}
     make = _build if text_encoder else _lean
     model = make(_find(name), prompts, tokenizer, changes)
+    if similarity is not None:
+        model = dataclasses.replace(model, **_judged_by(similarity, model, str(name)), rating=None)
     return model if temperature is None else dataclasses.replace(model, temperature=temperature, rating=None)
+
+
+def _judged_by(similarity: str, model: models.Model, name: str) -> dict[str, Any]:
+    """The fields of a model that make its scores of a softmax or of sigmoids."""
+    if similarity == "softmax":
+        return {"bias": None}
+    if model.clip.logit_bias is None:
+        raise UserError(f"{name}: similarity by sigmoid needs a SigLIP: this model has learned no bias for it")
+    scale, bias = float(np.exp(model.clip.logit_scale[...])), float(model.clip.logit_bias[...])
+    return {"temperature": quality.LOGIT_SCALE / scale, "bias": bias}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -97,13 +97,10 @@ class Mapper:
 
     @functools.cached_property
     def _pool(self) -> Callable[..., jax.Array]:
-        prompts, temperature = jnp.asarray(self._model.prompt_features), self._model.temperature
+        model, prompts = self._model, jnp.asarray(self._model.prompt_features)
 
         def logits(features: jax.Array) -> jax.Array:
-            cosines = quality.similarities(features[..., : prompts.shape[-1]], prompts) * (
-                quality.LOGIT_SCALE / temperature
-            )
-            return cosines[..., 0] - cosines[..., 1]
+            return quality.attribute_logits(features[..., : prompts.shape[-1]], prompts, model.temperature, model.bias)
 
         return self._encoder.jit(lambda image, tokens, count: logits(windows.pooled(image, tokens, count, None)))
 

@@ -58,8 +58,13 @@ def build(model: models.Model, name: str, pixels: str = INPUTS[0]) -> "onnx.Mode
     found = encoders.features(graph, graph.add("Transpose", x, perm=[0, 3, 1, 2]), clip)
     length = graph.add("ReduceL2", found, graph.integers(1), keepdims=1)
     found = graph.add("Div", found, graph.add("Max", length, graph.constant(1e-12)))
-    apart = (model.prompt_features[:, 0] - model.prompt_features[:, 1]).T * (quality.LOGIT_SCALE / model.temperature)
-    graph.add("Sigmoid", graph.linear(found, apart), name="attributes")
+    positive, negative = (model.prompt_features[:, i].T * (quality.LOGIT_SCALE / model.temperature) for i in (0, 1))
+    if model.bias is None:
+        logits = graph.linear(found, positive - negative)
+    else:  # the logarithm of a sigmoid is -softplus(-x)
+        bias = np.full(len(model.prompts), -model.bias, np.float32)
+        logits = graph.add("Sub", *(graph.add("Softplus", graph.linear(found, -x, bias)) for x in (negative, positive)))
+    graph.add("Sigmoid", logits, name="attributes")
     pairs, count = len(model.prompts), model.scored or len(model.prompts)
     graph.add("MatMul", "attributes", graph.constant(np.where(np.arange(pairs) < count, 1 / count, 0)), name="score")
 

@@ -34,7 +34,7 @@ class Encoder:
     def __init__(self, model: models.Model, columns: np.ndarray | None = None):
         self._columns = columns
         self.config = model.clip.config
-        self._temperature = model.temperature
+        self._temperature, self._bias = model.temperature, model.bias
         rater = None if model.rating is None else model.rating.rater
         self._rater = rater if rater is not None and rater.clip is model.clip else None  # of the same features
         self.take(model)
@@ -253,7 +253,7 @@ class Encoder:
 
     def _quality(self, state: Any, features: jax.Array) -> jax.Array:
         features, more = jnp.split(features.astype(jnp.float32), [self.config.embed_dim], axis=-1)
-        attributes = quality.attribute_scores(features, state[1], self._temperature)
+        attributes = quality.attribute_scores(features, state[1], self._temperature, self._bias)
         if (rater := self._rater) is not None:
             rated = quality.attribute_scores(features, jnp.asarray(rater.prompt_features), rater.temperature)
             more = jnp.concatenate([rater.score_of(rated)[..., None], more], axis=-1)

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import hashlib
+import math
 from typing import Any, TypeVar
 
 import jax
@@ -28,6 +29,7 @@ class Model:
       provenance: where the weights come from, JSON-able.
       scored: the score is the mean over so many pairs, the first ones; 0 is all. The others only tell attributes.
       rating: how images are rated on somebody's scale, beside the score; None if that was never fitted.
+      bias: of the logits, where each prompt is judged by a sigmoid of its own; None for the softmax over a pair.
 
     Raises:
       UserError: the prompt features or the rating do not fit the prompts and the CLIP, or the temperature is not
@@ -41,6 +43,7 @@ class Model:
     provenance: dict[str, Any] = dataclasses.field(default_factory=dict)
     scored: int = 0
     rating: Rating | None = None
+    bias: float | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "prompts", tuple((positive, negative) for positive, negative in self.prompts))
@@ -50,6 +53,8 @@ class Model:
             raise UserError(f"prompt features have the shape {self.prompt_features.shape} instead of {wanted}")
         if not 0 < self.temperature < float("inf"):
             raise UserError(f"the temperature must be positive and finite, got {self.temperature}")
+        if self.bias is not None and not math.isfinite(self.bias):
+            raise UserError(f"the bias must be finite, got {self.bias}")
         if not 0 <= self.scored <= len(self.prompts):
             raise UserError(
                 f"the score is said to be of {self.scored} pairs of prompts, but there are {len(self.prompts)}"
@@ -87,7 +92,7 @@ class Model:
         config, arrays = to_pure(self.clip)
         digest = hashlib.blake2b(digest_size=8)
         facts = (sorted(config.items()), self.prompts, float(self.temperature), *([self.scored] if self.scored else []))
-        digest.update(repr(facts).encode())
+        digest.update(repr(facts if self.bias is None else (*facts, ("bias", self.bias))).encode())
         if self.rating is not None:
             digest.update(repr(sorted(self.rating.to_dict().items())).encode())
             digest.update(b"" if self.rating.rater is None else self.rating.rater.fingerprint.encode())

@@ -15,7 +15,7 @@ def models() -> dict[str, QualiCLIP]:
     return {
         "resnet": make_model(dataclasses.replace(RESNET, position="interpolate")),
         "vit": make_model(VIT),
-        "siglip": make_model(SIGLIP),
+        "siglip": make_model(SIGLIP, bias=-2.0),
         "efficientnet": make_model(EFFICIENTNET, scored=2),
     }
 

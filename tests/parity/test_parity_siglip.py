@@ -10,7 +10,7 @@ import pytest
 import safetensors.numpy
 from parity.conftest import TOLERANCE
 
-from qualiclip_jax import QualiCLIP, models, prompts
+from qualiclip_jax import QualiCLIP, checkpoint, models, prompts, zoo
 from qualiclip_jax.errors import UserError
 from qualiclip_jax.models import backbones, convert, published, weights
 
@@ -93,6 +93,24 @@ def test_text_features_and_logits(torch, siglip, ours, images, assert_parity):
     assert np.abs(np.asarray(logits) - theirs.logits_per_image.numpy()).max() <= TOLERANCE * 10  # of logits about -3
     with pytest.raises(UserError, match=r"expected integers \[P, 64\]"):
         ours.encode_text(jnp.asarray(texts[:, :63]))
+
+
+def test_similarity_by_sigmoid(torch, siglip, folder, tmp_path):
+    with pytest.raises(UserError, match="needs a SigLIP"):
+        zoo.build("tiny", similarity="sigmoid")
+    checkpoint.save_model(tmp_path / "model", zoo.build(folder, similarity="sigmoid"))
+    photos = np.random.default_rng(0).random((2, 32, 32, 3), np.float32)
+    tokens = prompts.padded_tokens(prompts.PAIRS, folder).reshape(-1, 64)
+    with torch.no_grad():
+        x = pixels(torch, np.asarray(models.normalise(jnp.asarray(photos))))
+        logits = siglip(input_ids=torch.tensor(tokens.astype(np.int64)), pixel_values=x).logits_per_image
+        positive, negative = logits.sigmoid().reshape(2, -1, 2).unbind(-1)
+        expected = (positive / (positive + negative)).numpy()
+    model = QualiCLIP.load(tmp_path / "model")
+    np.testing.assert_allclose(model.attributes(photos), expected, atol=1e-5)
+    softmax = zoo.build(tmp_path / "model", similarity="softmax")
+    assert softmax.bias is None
+    assert softmax.fingerprint != model.fingerprint
 
 
 def test_names_there_and_back(siglip, ours):
