@@ -4,7 +4,7 @@ A checkpoint is a self-contained directory with two items: `model` (the arrays o
 features) and `meta` (JSON: architecture, prompts, temperature, preprocessing, provenance, rating). Both hold the same
 of the rating's `rater`, if it has one; without the encoder, if that is shared. A checkpoint of a training run has a
 third item, `training` (what is needed to go on). Orbax writes to a temporary directory and renames it, so
-that a directory with a plain name is whole.
+that a directory with a plain name is whole. This is Orbax's API "v0"; version 1.0 will bring another to its place.
 """
 
 import dataclasses

@@ -72,6 +72,7 @@ def train(
     evaluator = evals.Evaluator(config, recipe, model, validation)
     saved = (state.replace(teacher=None), params, batch_stats)  # to go on, and to score with
     saved_bytes = sum(x.nbytes for x in jax.tree.leaves(saved))
+    del params, batch_stats, saved
     run = _Run(config, directory, model, recipe, evaluator, steps, spread)
     with contextlib.ExitStack() as held, StopSignals() as stop:  # until the last checkpoint is written
         parallel.from_primary(lambda: held.enter_context(workdir.lock(directory)))
@@ -82,6 +83,7 @@ def train(
         if config.probe.images and not state.step:
             state = _with_probe(config, directory, model, recipe, source, stop)
         batches = held.enter_context(contextlib.closing(_open_batches(config, source, int(state.step))))
+        nnx.update(model.clip, jax.device_get(nnx.state(model.clip)))  # off the devices, whose memory the run needs
         start, state = int(state.step), spread.put_state(state)
         return run.loop(start, state, batches, stop)
 
