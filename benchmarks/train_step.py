@@ -44,7 +44,7 @@ def main() -> None:
         return loss_fn(params, batch_stats, *degrade(batch), recipe, None)[0]
 
     def backward(params, batch_stats, batch):
-        return gradients(params, batch_stats, batch, recipe, None)[0]
+        return gradients(params, batch_stats, None, batch, recipe, None)[0]
 
     programs = {
         "degradations": (degrade, (batch,)),
