@@ -288,7 +288,7 @@ def causes(model: QualiCLIP, photos: Photos) -> None:
         settings = camera.Settings(**({field: levels[-1]} if field else {}), **others)
         bad = good if not field else np.asarray(degrade(good, settings, jax.random.key(number)))
         found = teller.model.run([[image.shape[:2] for image in bad]], bad.__getitem__)
-        told = [teller(outputs).split(", ")[0] for _, outputs in found]
+        told = [teller(outputs, bad.shape[1:3]).split(", ")[0] for _, outputs in found]
         lines.append([name, *(f"{told.count(word) / len(good):.0%}" for word in heads)])
     show(f"First cause told: {len(good)} photos, {side} px", ["", *heads], lines)
 

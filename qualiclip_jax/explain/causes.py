@@ -13,7 +13,8 @@ from qualiclip_jax.inference.files import Row
 if TYPE_CHECKING:
     from qualiclip_jax.inference.predictor import QualiCLIP
 
-NONE = "none"
+NONE, TOO_SMALL = "none", "too small"
+SMALLEST = 160  # px: of smaller pristine photos the readout finds faults in more than one of ten
 FEWEST = 5  # photos that can be compared
 OUTSTANDING = 2.5  # robust standard deviations below the folder's median
 SECOND = 0.5  # the second fault is told if it stands out half as much as the first
@@ -43,12 +44,15 @@ class Teller:
         causes, weights, biases = found
         return cls(model.widened(weights), causes, biases)
 
-    def __call__(self, outputs: np.ndarray) -> str:
+    def __call__(self, outputs: np.ndarray, size: tuple[int, int]) -> str:
         """The one or two causes of a photo that stand out, the stronger one first; `NONE` if none does.
 
         Args:
           outputs: float32 [P + M + C], of `QualiCLIP.run`.
+          size: height and width at which the photo was scored; `TOO_SMALL` if a side is below `SMALLEST`.
         """
+        if min(size) < SMALLEST:
+            return TOO_SMALL
         strengths = outputs[-len(self.causes) :] + self.biases
         first, second = np.argsort(-strengths, kind="stable")[:2]
         told = [k for k in (first, second) if strengths[k] > max(0, SECOND * strengths[first] * (k == second))]

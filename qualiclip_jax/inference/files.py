@@ -70,7 +70,7 @@ def score_files(
     paths: Sequence[str | os.PathLike[str]],
     known: Mapping[str, Row] | None = None,
     max_side: int | None = None,
-    tell: Callable[[np.ndarray], str] | None = None,
+    tell: Callable[[np.ndarray, Size], str] | None = None,
 ) -> Iterator[Row]:
     """Scores image files.
 
@@ -80,7 +80,7 @@ def score_files(
       known: rows of an earlier run by path, of files that have not changed since. They are not given again; but the
         others are put into the same batches as if they were new, and get the same digits.
       max_side: larger images are shrunk before they are scored, so that their longer side has so many pixels.
-      tell: gives the causes from the outputs of the model for an image.
+      tell: gives the causes from the outputs of the model for an image, and its size.
 
     Yields:
       One `Row` per path that is not known, in the order that suits the encoder.
@@ -105,8 +105,8 @@ def score_files(
     for scored in score_images(model, ahead(buckets.windows(sizes())), read, done):
         file = begun.pop(scored.index)
         row = filled(file.row, scored, len(model.prompts))
-        if tell is not None and scored.outputs is not None:
-            row = dataclasses.replace(row, causes=tell(scored.outputs))
+        if tell is not None and scored.outputs is not None and scored.size is not None:
+            row = dataclasses.replace(row, causes=tell(scored.outputs, scored.size))
         yield row if max_side is None or isinstance(file.size, ImageError) else _of_size(row, file.size)
 
 

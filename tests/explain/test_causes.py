@@ -104,7 +104,9 @@ def test_the_packaged_model_tells_faults_of_one_photo_alone(tmp_path):
 
 def test_no_more_than_two_causes_and_no_weak_second_one():
     tell = causes.Teller(None, ["a", "b", "c"], np.array([0, 0.5, 0], np.float32))
-    assert tell(np.array([9, 9, -1, -1, -1.0])) == "none"
-    assert tell(np.array([9, 9, 1, 0.5, 0.9])) == "a, b"
-    assert tell(np.array([9, 9, 1, -0.4, 0.4])) == "a"
-    assert tell(np.array([9, 9, -1, 0.5, 0.4])) == "b"
+    size = (160, 200)
+    assert tell(np.array([9, 9, -1, -1, -1.0]), size) == "none"
+    assert tell(np.array([9, 9, 1, 0.5, 0.9]), size) == "a, b"
+    assert tell(np.array([9, 9, 1, -0.4, 0.4]), size) == "a"
+    assert tell(np.array([9, 9, -1, 0.5, 0.4]), size) == "b"
+    assert tell(np.array([9, 9, 1, 0.5, 0.9]), (159, 300)) == "too small"
