@@ -155,13 +155,17 @@ def _begin(path: str, known: Mapping[str, Row]) -> _Begun:
 
 def filled(row: Row, scored: Scored, pairs: int) -> Row:
     """A row with what came out for its image; `pairs` is the number of antonym pairs."""
-    if scored.size is not None:
-        row = dataclasses.replace(row, height=scored.size[0], width=scored.size[1])
+    height, width = scored.size or (row.height, row.width)
     if scored.outputs is None:
-        return dataclasses.replace(row, error=scored.error)
-    values = tuple(shortest(value) for value in scored.outputs[:pairs])
-    rating = None if scored.rating is None else tuple(map(shortest, scored.rating))
-    return dataclasses.replace(row, score=shortest(np.float32(scored.score)), attributes=values, rating=rating)
+        return dataclasses.replace(row, height=height, width=width, error=scored.error)
+    return dataclasses.replace(
+        row,
+        height=height,
+        width=width,
+        score=shortest(np.float32(scored.score)),
+        attributes=tuple(map(shortest, scored.outputs[:pairs])),
+        rating=None if scored.rating is None else tuple(map(shortest, scored.rating)),
+    )
 
 
 def shortest(value: np.floating) -> float:

@@ -22,7 +22,7 @@ from qualiclip_jax.errors import UserError, printable
 from qualiclip_jax.images import IMAGE_EXTENSIONS, ImageError, decode_image, decode_size
 from qualiclip_jax.inference import buckets, formats, output, urls
 from qualiclip_jax.inference.files import Row, filled
-from qualiclip_jax.inference.stream import Scorer, Size, ahead, in_threads, score_images
+from qualiclip_jax.inference.stream import Scorer, Size, ahead, score_images
 from qualiclip_jax.progress import Progress, plural
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ def score(
 
     def windows() -> Iterator[list[Size | ImageError]]:
         for number, shard in enumerate(shards):
-            sizes = in_threads(_size, noted(number, shard))
+            sizes = map(_size, noted(number, shard))
             yield from buckets.windows(sizes, buckets.WINDOW if number else buckets.FIRST_WINDOW)
 
     def done() -> Iterator[tuple[str, list[Row] | UserError]]:
@@ -301,8 +301,11 @@ def _read_beside(shard: str, path: str) -> bytes | ImageError:
         return ImageError(path, urls.reason(error))
 
 
-def _size(member: Member) -> Size:
-    return decode_size(_data(member), member.key)
+def _size(member: Member) -> Size | ImageError:
+    try:
+        return decode_size(_data(member), member.key)
+    except ImageError as error:
+        return error
 
 
 def _pixels(member: Member) -> np.ndarray:
