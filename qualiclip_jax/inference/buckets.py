@@ -14,7 +14,7 @@ import numpy as np
 Size = tuple[int, int]  # height, width
 Shape = tuple[int, int, int]  # images, height, width
 MOST_SHAPES = 64  # that one plan adds
-MOST_PROGRAMS = 256  # once so many shapes are compiled, no further one saves padding
+MOST_PROGRAMS = 128  # once so many shapes are compiled, no further one saves padding
 MANY_SIZES = 512  # more distinct sizes are rounded up before planning
 FIRST_WINDOW, WINDOW, WINDOW_PIXELS = 125, 2000, 4e8  # how many images, and pixels, are planned together
 

@@ -210,9 +210,13 @@ class QualiCLIP(models.Model):
         costs: buckets.Costs,
         shapes: set[buckets.Shape],
     ) -> Iterator[buckets.Batch]:
-        """Plans windows. `faults` gets what cannot be scored, `shapes` those planned: later windows take them, too."""
+        """Plans windows. `faults` gets what cannot be scored, `shapes` those planned: later windows take them, too.
+
+        The longer a run lasts, the less padding makes one more shape worth its compilation: as many windows as there
+        were are taken to come.
+        """
         first = 0
-        for sizes in windows:
+        for window, sizes in enumerate(windows, 1):
             usual, huge = dict[int, buckets.Size](), dict[int, buckets.Size]()
             for number, size in enumerate(sizes, first):
                 if isinstance(size, ImageError):
@@ -224,7 +228,8 @@ class QualiCLIP(models.Model):
             if faulty := [number for number in range(first, first + len(sizes)) if number in faults]:
                 yield buckets.Batch(tuple(faulty), (0, 0, 0))
             numbers = list(usual)
-            planned = buckets.plan(list(usual.values()), costs, shapes)
+            amortized = dataclasses.replace(costs, compile=costs.compile / window)
+            planned = buckets.plan(list(usual.values()), amortized, shapes)
             shapes |= {batch.shape for batch in planned}
             for batch in planned:
                 if not all(numbers[i] in done for i in batch.indices):
