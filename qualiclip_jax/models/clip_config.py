@@ -179,7 +179,8 @@ class ViTConfig(ImageConfig):
 
     def describe(self) -> str:
         """E.g. "ViT of 12 layers, width 768, patches of 16"."""
-        return f"ViT of {self.layers} layers, width {self.width}, patches of {self.patch_size}"
+        pool = ", with an attention pool" if self.pool == "map" else ""
+        return f"ViT of {self.layers} layers, width {self.width}, patches of {self.patch_size}{pool}"
 
 
 @dataclasses.dataclass(frozen=True)
