@@ -66,14 +66,14 @@ def make_shards(folder: Path, images: int, shards: int = SHARDS) -> None:
 def alone(folder: str, rounds: int) -> None:
     """What `memory` runs: scores the shards, then, in turns, a few of them and the same files from memory."""
     from qualiclip_jax.images import decode_image
-    from qualiclip_jax.inference import shards, stream
+    from qualiclip_jax.inference import buckets, shards, stream
 
     model = QualiCLIP.load()
     names = sorted(map(str, Path(folder).glob("*.tar")))
     with contextlib.redirect_stderr(io.StringIO()):
         outcome = shards.score_shards(model, names, f"{folder}/scores")
     told = {"images": outcome.scored, "GiB": score.peak_memory()}
-    part = names[: max(1, len(names) * DISTINCT // outcome.scored)]
+    part = names[: max(1, 3 * len(names) * DISTINCT // outcome.scored)]
     data = [member.data for name in part for member in shards.members(name)]
     seconds: dict[str, list[tuple[float, float]]] = {"shards": [], "alone": []}
     for turn in range(rounds + 1):  # the first one compiles
@@ -83,7 +83,8 @@ def alone(folder: str, rounds: int) -> None:
                 with contextlib.redirect_stderr(io.StringIO()):
                     shards.score_shards(model, part, f"{folder}/scores{turn}")
             else:
-                for _ in stream.score_images(model, [[(CROP, CROP)] * len(data)], lambda i: decode_image(data[i])):
+                windows = buckets.windows([(CROP, CROP)] * len(data))
+                for _ in stream.score_images(model, windows, lambda i: decode_image(data[i])):
                     pass
             if turn:
                 seconds[way].append((time.perf_counter() - start, time.process_time() - processor))
