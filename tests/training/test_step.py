@@ -16,7 +16,7 @@ from qualiclip_jax.training import build, parallel
 from qualiclip_jax.training.state import create_state
 from qualiclip_jax.training.step import degrade_batch, describe, drawn_for_camera, loss_fn, train_step
 
-TINY = __file__.replace("test_step", "tiny")
+TINY = __file__.replace("test_step", "tiny_vit")
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +127,7 @@ def test_images_are_degraded_by_types_or_by_the_camera(run, monkeypatch):
 
     monkeypatch.setattr(camera, "simulate", darken)
     recipe, _, batch = run
-    recipe = dataclasses.replace(recipe, camera=0.5, local=0.25, alone=0.125)
+    recipe = dataclasses.replace(recipe, levels=5, camera=0.5, local=0.25, alone=0.125)
     crops, example = jnp.concatenate([batch["crops"]] * 4), jnp.arange(16)
     by_camera = np.asarray(drawn_for_camera(example, recipe))
     assert 0 < by_camera.sum() < 16
