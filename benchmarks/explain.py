@@ -277,20 +277,29 @@ def _logits(scores: np.ndarray) -> np.ndarray:
 
 
 def causes(model: QualiCLIP, photos: Photos) -> None:
-    """Prints which causes are told of photos with one fault."""
+    """Prints which causes are told of photos with one fault, and how well the strongest cause tells them from pristine.
+
+    AUC is the probability that it is stronger in a faulty photo than in a pristine one of another scene.
+    """
     side = min(320, *(min(image.shape[:2]) for _, image in photos))
     good = np.stack([synthetic.cut(image, side)[0] for _, image in photos])
     teller = explaining.Teller.find(model)
     assert teller is not None, "no causes are known for this model"
     heads = [*teller.causes, explaining.NONE]
     lines = []
+    pristine_strengths = np.zeros(0)
     for number, (name, _, field, levels, others) in enumerate([("(pristine)", "", "", (0.0,), {}), *CAMERA]):
         settings = camera.Settings(**({field: levels[-1]} if field else {}), **others)
         bad = good if not field else np.asarray(degrade(good, settings, jax.random.key(number)))
-        found = teller.model.run([[image.shape[:2] for image in bad]], bad.__getitem__)
-        told = [teller(outputs, bad.shape[1:3]).split(", ")[0] for _, outputs in found]
-        lines.append([name, *(f"{told.count(word) / len(good):.0%}" for word in heads)])
-    show(f"First cause told: {len(good)} photos, {side} px", ["", *heads], lines)
+        found = [outputs for _, outputs in teller.model.run([[image.shape[:2] for image in bad]], bad.__getitem__)]
+        told = [teller(outputs, bad.shape[1:3]).split(", ")[0] for outputs in found]
+        strengths = (np.stack(found)[:, -len(teller.causes) :] + teller.biases).max(1)
+        pristine_strengths = pristine_strengths if field else strengths
+        found_by = (
+            f"{stats.mannwhitneyu(strengths, pristine_strengths).statistic / len(good) ** 2:.3f}" if field else ""
+        )
+        lines.append([name, *(f"{told.count(word) / len(good):.0%}" for word in heads), found_by])
+    show(f"First cause told: {len(good)} photos, {side} px", ["", *heads, "AUC"], lines)
 
 
 def main(argv: Sequence[str]) -> None:
