@@ -53,7 +53,12 @@ def attribute_logits(
     features: jax.Array, prompt_features: Array, temperature: float = 1.0, bias: float | None = None
 ) -> jax.Array:
     """The logits of `attribute_scores`, float32 [..., P]."""
-    logits = similarities(features, prompt_features) * (LOGIT_SCALE / temperature)
+    return pair_logits(similarities(features, prompt_features), temperature, bias)
+
+
+def pair_logits(similarity: jax.Array, temperature: float = 1.0, bias: float | None = None) -> jax.Array:
+    """The logits of `attribute_scores` from similarities: float [..., P, 2], positive first -> [..., P]."""
+    logits = similarity * (LOGIT_SCALE / temperature)
     if bias is not None:
         logits = jax.nn.log_sigmoid(logits + bias)
     return logits[..., 0] - logits[..., 1]  # softmax over two entries

@@ -255,7 +255,9 @@ class Encoder:
         features, more = jnp.split(features.astype(jnp.float32), [self.config.embed_dim], axis=-1)
         attributes = quality.attribute_scores(features, state[1], self._temperature, self._bias)
         if (rater := self._rater) is not None:
-            rated = quality.attribute_scores(features, jnp.asarray(rater.prompt_features), rater.temperature)
+            rated = quality.attribute_scores(
+                features, jnp.asarray(rater.prompt_features), rater.temperature, rater.bias
+            )
             more = jnp.concatenate([rater.score_of(rated)[..., None], more], axis=-1)
         return jnp.concatenate([attributes, more], axis=-1) if more.shape[-1] else attributes
 

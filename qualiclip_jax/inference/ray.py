@@ -175,10 +175,8 @@ def _ray(address: str | None) -> Any:
     except ImportError:
         raise UserError("--engine ray needs one more package: pip install 'ray[data]'") from None
     if not ray.is_initialized():
+        warnings.filterwarnings("ignore", "os.fork", RuntimeWarning)  # JAX's: Ray forks only to start other programs
         try:
-            warnings.filterwarnings(
-                "ignore", "os.fork", RuntimeWarning
-            )  # JAX's; Ray starts programs, no copies of this
             ray.init(address, log_to_driver=False, logging_level=logging.WARNING)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise UserError(f"--address {address}: no Ray cluster there ({_reason(error)})") from None

@@ -139,19 +139,19 @@ def build_recipe(config: ConfigDict, model: models.Model, steps: int) -> tuple[R
         accumulate=config.optimizer.accumulate,
         train_batch_norm=config.model.batch_norm == "trained",
         ratings=objective,
-        teacher=_teacher(config),
+        teacher=_teacher(config, model.bias),
     )
     return recipe, params, batch_stats
 
 
-def _teacher(config: ConfigDict) -> distill.Teacher | None:
+def _teacher(config: ConfigDict, student_bias: float | None) -> distill.Teacher | None:
     """The teacher that the config names, for the prompts of the run."""
     name = config.distillation.teacher
     if not name:
         return None
     pairs, compute_dtype = prompts.check_prompts(config.prompts), config.model.compute_dtype
     model = zoo.build(name, prompts=pairs, compute_dtype=compute_dtype)
-    return distill.Teacher.of(model, config.temperature)
+    return distill.Teacher.of(model, config.temperature, student_bias)
 
 
 def _first_schedule(config: ConfigDict) -> str:

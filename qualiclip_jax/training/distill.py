@@ -3,8 +3,8 @@
 The teacher is any model that scores. It runs in the step, frozen, on the same degraded crops as the student. No label
 is read: the student learns from photos of any kind.
 
-Source: Hinton, Vinyals and Dean, "Distilling the knowledge in a neural network" (1503.02531), with the softmax over an
-antonym pair in place of that over classes.
+Source: Hinton, Vinyals and Dean, "Distilling the knowledge in a neural network" (1503.02531), with the score of an
+antonym pair in place of the softmax over classes.
 """
 
 import dataclasses
@@ -28,8 +28,8 @@ class Teacher:
       graphdef: structure of its image encoder.
       parameters: its weights. A step takes them from `TrainState.teacher`: as constants they would be compiled in.
       prompt_features: float32 [P, 2, D], of the student's pairs of prompts.
-      temperature: of its scores.
-      student_temperature: of the student's.
+      temperature, bias: of its scores, see `quality.attribute_scores`.
+      student_temperature, student_bias: of the student's.
       provenance: where it comes from, JSON-able.
     """
 
@@ -37,16 +37,17 @@ class Teacher:
     parameters: "Parameters"
     prompt_features: np.ndarray
     temperature: float
+    bias: float | None
     student_temperature: float
+    student_bias: float | None
     provenance: dict[str, Any]
 
     @classmethod
-    def of(cls, model: models.Model, student_temperature: float) -> "Teacher":
+    def of(cls, model: models.Model, student_temperature: float, student_bias: float | None) -> "Teacher":
         """The teacher that a model is."""
         graphdef, parameters = nnx.split(model.clip.image)
-        return cls(
-            graphdef, parameters, model.prompt_features, model.temperature, student_temperature, model.provenance
-        )
+        scores = model.prompt_features, model.temperature, model.bias
+        return cls(graphdef, parameters, *scores, student_temperature, student_bias, model.provenance)
 
     def logits(self, parameters: "Parameters | None", images: jax.Array) -> jax.Array:
         """What the teacher says.
@@ -62,7 +63,7 @@ class Teacher:
         encoder = nnx.merge(self.graphdef, parameters, copy=True)
         features = encoder(models.normalise(images.reshape(-1, *images.shape[-3:])))
         similarity = quality.similarities(features.reshape(*images.shape[:3], -1), self.prompt_features)
-        return _logits(similarity, self.temperature)
+        return quality.pair_logits(similarity, self.temperature, self.bias)
 
     def compare(self, similarity: jax.Array, taught: jax.Array) -> tuple[jax.Array, jax.Array]:
         """The student's loss, float [B], and its agreement with the teacher.
@@ -73,7 +74,7 @@ class Teacher:
           similarity: float [B, L, 2, P, 2], the student's similarities.
           taught: float [B, L, 2, P], the teacher's `logits`.
         """
-        logits = _logits(similarity, self.student_temperature)
+        logits = quality.pair_logits(similarity, self.student_temperature, self.student_bias)
         return loss(logits, taught).mean((1, 2, 3)), _correlation(logits, taught)
 
 
@@ -87,10 +88,6 @@ def loss(logits: jax.Array, taught: jax.Array) -> jax.Array:
     log = jax.nn.log_sigmoid
     agreed = jax.nn.sigmoid(taught) * (log(taught) - log(logits))
     return agreed + jax.nn.sigmoid(-taught) * (log(-taught) - log(-logits))
-
-
-def _logits(similarity: jax.Array, temperature: float) -> jax.Array:
-    return (similarity[..., 0] - similarity[..., 1]) * (quality.LOGIT_SCALE / temperature)
 
 
 def _correlation(x: jax.Array, y: jax.Array) -> jax.Array:

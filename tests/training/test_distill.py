@@ -1,5 +1,7 @@
 """Distillation: the loss against scipy, and a run from the teacher's own weights."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 from flax import nnx
 from scipy.special import expit, rel_entr
 
-from qualiclip_jax import checkpoint, cli, models, prompts, train
+from qualiclip_jax import QualiCLIP, checkpoint, cli, models, prompts, train
 from qualiclip_jax.errors import UserError
 from qualiclip_jax.storage import read_jsonl
 from qualiclip_jax.training import build, distill
@@ -36,6 +38,17 @@ def teacher(tmp_path_factory):
     path = tmp_path_factory.mktemp("teacher") / "model"
     checkpoint.save_model(path, models.Model(clip, PAIR, features, 30.0, {"weights": "ours", "licence": "CC"}))
     return path
+
+
+@pytest.mark.parametrize("bias", [None, -3.0])
+def test_a_teacher_says_what_it_scores(teacher, bias):
+    """By softmax over the pair, or by sigmoids as a SigLIP."""
+    model = dataclasses.replace(checkpoint.load_model(teacher), bias=bias)
+    one = distill.Teacher.of(model, 1.0, None)
+    images = np.random.default_rng(0).random((1, 2, 2, 32, 32, 3), np.float32)
+    said = one.logits(one.parameters, jnp.asarray(images))
+    scores = QualiCLIP.of(model).attributes(images.reshape(-1, 32, 32, 3))
+    np.testing.assert_allclose(expit(said).reshape(4, 1), scores, atol=1e-5)
 
 
 def test_a_student_that_is_its_teacher_has_nothing_to_learn(teacher, tmp_path):
