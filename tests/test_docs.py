@@ -17,8 +17,7 @@ import pytest
 
 from qualiclip_jax import cli
 from qualiclip_jax.data.builders import IMAGE_SETS
-from qualiclip_jax.training import command_line
-from qualiclip_jax.training import config as config_lib
+from qualiclip_jax.training import checks, command_line
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "launch/README.md", ROOT / "benchmarks/README.md"])
@@ -102,7 +101,7 @@ def check(words):
     """Checks one command, by the parser of its program."""
     match words:
         case ["qualiclip", "train", *arguments]:
-            config_lib.check(command_line.parse(arguments)[0])
+            checks.check(command_line.parse(arguments)[0])
         case ["qualiclip", name, *arguments]:
             assert name in cli.COMMANDS
             module = f"qualiclip_jax.{name}" + (".__main__" if name in cli.PACKAGES else "")

@@ -19,8 +19,7 @@ from qualiclip_jax.data.rated import RatedSet
 from qualiclip_jax.data.sources import RatedSource, Source
 from qualiclip_jax.errors import UserError
 from qualiclip_jax.progress import Progress, rate
-from qualiclip_jax.training import build, evals, metrics, optimizer, parallel, pictures, probe, ratings, workdir
-from qualiclip_jax.training import config as config_lib
+from qualiclip_jax.training import build, checks, evals, metrics, optimizer, parallel, pictures, probe, ratings, workdir
 from qualiclip_jax.training.signals import StopSignals
 from qualiclip_jax.training.speedometer import Speedometer
 from qualiclip_jax.training.state import Recipe, TrainState, create_state
@@ -60,7 +59,7 @@ def train(
         that is possible; if another process trains in the directory; if a metric is not finite.
     """
     directory = Path(directory).expanduser().absolute()
-    config_lib.check(config)
+    checks.check(config)
     parallel.check_batch(config.batch_size, config.optimizer.accumulate)
     spread = parallel.spread(config)
     model = build.build_model(config)

@@ -12,7 +12,7 @@ from scipy.special import expit, rel_entr
 from qualiclip_jax import QualiCLIP, checkpoint, cli, models, prompts, train
 from qualiclip_jax.errors import UserError
 from qualiclip_jax.storage import read_jsonl
-from qualiclip_jax.training import build, distill
+from qualiclip_jax.training import build, checks, distill
 from qualiclip_jax.training import config as config_lib
 from tests.training.test_config import TINY
 
@@ -79,7 +79,7 @@ def test_what_cannot_be_distilled_is_refused(teacher):
     config = config_lib.ratings_config("koniq10k")
     config.distillation.teacher = str(teacher)
     with pytest.raises(UserError, match=r"config.distillation.teacher is .* with ratings.source"):
-        config_lib.check(config)
+        checks.check(config)
     arguments = ["--config", TINY, f"--config.distillation.teacher={teacher}", '--config.prompts=("a", "b")']
     config, *_ = train.parse(arguments)
     model = build.build_model(config)
