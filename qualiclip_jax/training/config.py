@@ -21,6 +21,7 @@ def default_config() -> ConfigDict:
     c.epochs = 0.0  # if above 0: passes over the source, in place of `steps`
     c.batch_size = 16  # images a step, over all devices of all processes
     c.log_every = 50  # steps
+    c.tensorboard = True  # event files too, if tensorboardX is installed
     c.parallel = "pmap"  # a copy of the state on every device; "fsdp": parameters and optimizer spread over them
     c.shards = 0  # fsdp: so many devices hold one state together; 0 is all
     c.learning_rate = 1e-5  # the peak of the schedule

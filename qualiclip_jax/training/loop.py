@@ -189,7 +189,8 @@ class _Run:
         self.checkpoints = checkpoint.TrainingCheckpoints(folder, self.config.checkpoint.keep_last)
         step = self.checkpoints.latest_step()
         state = None if step is None else self.checkpoints.restore_training(step, like)
-        self.writer = metrics.MetricsWriter(self.directory, 0 if state is None else int(state.step))
+        last_step = 0 if state is None else int(state.step)
+        self.writer = metrics.MetricsWriter(self.directory, last_step, self.config.tensorboard)
         return state, -1 if step is None else step, *_last_evaluation(self.directory)
 
     def loop(self, step: int, state: TrainState, batches: pristine.CropPairs, stop: StopSignals) -> Result:

@@ -18,21 +18,17 @@ STEPS, EVALUATIONS = "metrics.jsonl", "evaluations.jsonl"
 class MetricsWriter:
     """Appends one JSON object per logged step to `metrics.jsonl`, and one per evaluation to `evaluations.jsonl`.
 
-    The scalars of both go to TensorBoard too, if it is there.
+    The scalars of both go to TensorBoard too, if tensorboardX is installed.
 
     Args:
       workdir: where the files lie and `tensorboard/` is made.
       last_step: the step the run goes on from; later lines, left by a run that was killed, are removed.
+      tensorboard: False leaves TensorBoard out.
     """
 
-    def __init__(self, workdir: Path, last_step: int):
+    def __init__(self, workdir: Path, last_step: int, tensorboard: bool = True):
         self._files = {name: _open_after(workdir / name, last_step) for name in (STEPS, EVALUATIONS)}
-        try:
-            from tensorboardX import SummaryWriter
-
-            self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=last_step + 1)
-        except ImportError:
-            self._board = None
+        self._board = _event_writer(workdir, last_step) if tensorboard else None
 
     def write(self, step: int, values: dict[str, Any]) -> None:
         """Writes scalars and short lists of a step under their names; a number that is not finite becomes null.
@@ -65,6 +61,15 @@ class MetricsWriter:
         for closing in (*self._files.values(), *([self._board] if self._board is not None else [])):
             with contextlib.suppress(OSError):
                 closing.close()
+
+
+def _event_writer(workdir: Path, last_step: int) -> Any:
+    """The writer of TensorBoard's events; None without tensorboardX."""
+    try:
+        from tensorboardX import SummaryWriter  # seconds, where PyTorch is installed: it imports that as well
+    except ImportError:
+        return None
+    return SummaryWriter(str(workdir / "tensorboard"), purge_step=last_step + 1)
 
 
 def _open_after(path: Path, last_step: int) -> storage.JsonLines:

@@ -108,8 +108,8 @@ def describe(example: np.ndarray, severities: np.ndarray, recipe: Recipe) -> lis
       severities: float [B, L, K] that `degrade_batch` gave.
       recipe: of the run.
     """
-    types = np.asarray(draw_types(jnp.asarray(example), recipe)).reshape(len(example), -1)
-    by_camera = drawn_for_camera(jnp.asarray(example), recipe)
+    types, by_camera = jax.jit(lambda x: (draw_types(x, recipe), drawn_for_camera(x, recipe)))(example)
+    types = np.asarray(types).reshape(len(example), -1)
     names = []
     for row, drawn, worst in zip(types, by_camera, severities[:, -1]):
         factors = [f"{name} {value:.2f}" for name, value in zip(FACTORS, worst) if value]

@@ -8,36 +8,25 @@ from qualiclip_jax import degradations
 from qualiclip_jax.degradations import blur
 
 IMAGES = ("coffee", "chelsea")
-# Mean absolute difference at the worst level and photo, in 8-bit steps: measured, rounded up.
-WITHIN = {
-    "gaussian_blur": 0.001,
-    "lens_blur": 0.001,
-    "motion_blur": 0.001,
-    "color_diffusion": 0.001,
-    "hsv_saturation": 0.015,
-    "lab_saturation": 0.45,
-    "brighten": 0.001,
-    "darken": 0.001,
-    "mean_shift": 0.001,
-    "pixelate": 0.001,
-    "quantization": 0.07,
-    "sharpen": 0.001,
-    "linear_contrast": 0.001,
-    "nonlinear_contrast": 0.09,
-}
+NAMES = (
+    "gaussian_blur", "lens_blur", "color_diffusion", "hsv_saturation", "lab_saturation", "brighten", "darken",
+    "mean_shift", "pixelate", "quantization", "sharpen", "linear_contrast", "nonlinear_contrast",
+)  # fmt: skip
+SHARE_OFF = {"color_diffusion": 0.0002, "lab_saturation": 0.45}  # of values: measured, rounded up; 0 of the others
+TIE = 1e-3  # 8-bit steps, 4e-6 of the range: a float32, rounded some times
 
 
 def assert_close(name: str, images, expected: np.ndarray) -> None:
-    """No pixel is off by more than one 8-bit step, and few are."""
+    """The same 8-bit values, where at a tie either neighbour is right; in `SHARE_OFF`, some are one step off."""
     images = np.asarray(images)
     assert images.min() >= 0
     assert images.max() <= 1
-    difference = np.abs(np.round(images * 255) - expected)
-    assert difference.max() <= 1
-    assert difference.mean() <= WITHIN[name]
+    assert np.abs(np.round(images * 255) - expected).max() <= 1
+    difference = np.abs(images * 255 - expected) > 0.5 + TIE
+    assert difference.mean() <= SHARE_OFF.get(name, 0)
 
 
-@pytest.mark.parametrize("name", [name for name in WITHIN if name != "motion_blur"])
+@pytest.mark.parametrize("name", NAMES)
 def test_every_level_agrees_with_the_reference(golden, name):
     degrade = jax.jit(lambda image, level: degradations.degrade(name, image, level, jax.random.key(0)))
     for photo in IMAGES:

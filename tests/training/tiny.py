@@ -9,6 +9,7 @@ def get_config():
     c.steps = 4
     c.batch_size = 4
     c.log_every = 1
+    c.tensorboard = False
     c.learning_rate = 1e-3
     c.prompts = ("Good photo.", "Bad photo.")
     c.data.crop_size = 32
