@@ -197,7 +197,7 @@ class _Run:
         """Runs from `step`, whose state is on the devices, to the last one, or until a signal asks to stop."""
         compiled = self.spread.compile(train_step, self.recipe)
         self.speed.restart(step)
-        bar = Progress(self.steps, "training", "step", done=step, show=parallel.is_primary())
+        bar = Progress(self.steps, "training", "step", done=step, show=parallel.is_primary() and self.steps > 0)
         with bar as progress:
             while True:
                 finished, stopping = step >= self.steps, stop.asked(step)
