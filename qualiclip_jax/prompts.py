@@ -1,7 +1,7 @@
 """Antonym prompts: pairs of texts -> tokens -> text features.
 
-The pairs that QualiCLIP was published with need no tokenizer in a CLIP: their token ids are kept here. SigLIP has
-another vocabulary and needs its tokenizer always.
+The pairs that QualiCLIP was published with need no tokenizer in a CLIP: their token ids are kept here. SigLIP and some
+models of open_clip have another vocabulary and need their tokenizer always.
 """
 
 import functools
@@ -146,9 +146,12 @@ def _tokenizer_folder(tokenizer: str | pathlib.Path) -> pathlib.Path:
 
 
 def padded_tokens(
-    pairs: Sequence[Sequence[str]], tokenizer: str | pathlib.Path | None, length: int = SIGLIP_LENGTH
+    pairs: Sequence[Sequence[str]],
+    tokenizer: str | pathlib.Path | None,
+    length: int = SIGLIP_LENGTH,
+    kind: str = "siglip",
 ) -> np.ndarray:
-    """SigLIP's tokens of antonym pairs.
+    """Tokens of antonym pairs for a model with a vocabulary of its own, filled up.
 
     SigLIP 2 was trained on texts in small letters; SigLIP before it also without punctuation.
 
@@ -156,26 +159,29 @@ def padded_tokens(
       pairs: P pairs (positive, negative).
       tokenizer: as in `tokenize`; `tokenizer.json` and `tokenizer_config.json` must be there.
       length: tokens of a text.
+      kind: "siglip", "own" or "clipa", see `models.TextConfig`.
 
     Returns:
-      int32 [P, 2, length]: text, end token, padding.
+      int32 [P, 2, length]. Of a SigLIP: text, end token, padding. Of others: what the tokenizer gives, padding; of
+      CLIPA with zeros for separators.
 
     Raises:
       UserError: the pairs are faulty (see `check_prompts`), a text is too long, or the tokenizer is not there.
 
     Source: Siglip2Tokenizer and SiglipTokenizer of transformers. For the published files of SigLIP 2, its AutoTokenizer
-    takes GemmaTokenizer, which keeps capitals; SiglipTokenizer needs `sentencepiece`.
+    takes GemmaTokenizer, which keeps capitals; SiglipTokenizer needs `sentencepiece`. HFTokenizer of open_clip.
     """
     pairs = check_prompts(pairs)
     if tokenizer is None:
         raise UserError(
-            "prompts: a SigLIP has a vocabulary of its own: name its tokenizer, i.e. a directory with tokenizer.json "
+            "prompts: this model has a vocabulary of its own: name its tokenizer, i.e. a directory with tokenizer.json "
             "and tokenizer_config.json or a repository with them, such as google/siglip2-base-patch16-224"
         )
     path = _tokenizer_folder(tokenizer)
     missing = [name for name in ("tokenizer.json", "tokenizer_config.json") if not (path / name).is_file()]
     if missing:
-        raise UserError(f"prompts: no tokenizer of a SigLIP in {path}: {' and '.join(missing)} missing")
+        other = "" if kind == "siglip" else " (open_clip_config.json tells which one under hf_tokenizer_name)"
+        raise UserError(f"prompts: no tokenizer of this model{other} in {path}: {' and '.join(missing)} missing")
 
     from tokenizers import Tokenizer
 
@@ -184,17 +190,22 @@ def padded_tokens(
         encoder.no_padding()
         encoder.no_truncation()
         config = json.loads((path / "tokenizer_config.json").read_bytes())
-        end, padding = (encoder.token_to_id(_content(config[f"{name}_token"])) for name in ("eos", "pad"))
-        plain = "Siglip2" not in (kind := str(config.get("tokenizer_class"))) and "Siglip" in kind
+        needed = {"siglip": "eos", "clipa": "sep"}.get(kind, "pad")
+        special, padding = (encoder.token_to_id(_content(config[f"{name}_token"])) for name in (needed, "pad"))
+        plain = "Siglip2" not in (name := str(config.get("tokenizer_class"))) and "Siglip" in name
     except Exception as error:  # `tokenizers` raises plain exceptions
         reason = f"{error} is missing" if isinstance(error, KeyError) else str(error).strip().split("\n")[0]
         raise UserError(f"prompts: the tokenizer in {path} cannot be read: {reason}") from error
-    if end is None or padding is None:
-        raise UserError(f"prompts: the tokenizer in {path} has no end token, or nothing to fill up with")
+    if special is None or padding is None:
+        raise UserError(f"prompts: the tokenizer in {path} has no {needed} token, or nothing to fill up with")
     rows = []
     for text in (text for pair in pairs for text in pair):
-        text_in = " ".join(text.lower().translate(_NO_PUNCTUATION).split()) if plain else text.lower()
-        ids = [*encoder.encode(text_in, add_special_tokens=False).ids, end]
+        if kind == "siglip":
+            text_in = " ".join(text.lower().translate(_NO_PUNCTUATION).split()) if plain else text.lower()
+            ids = [*encoder.encode(text_in, add_special_tokens=False).ids, special]
+        else:
+            ids = encoder.encode(" ".join(text.split())).ids
+            ids = [0 if kind == "clipa" and token == special else token for token in ids]
         if len(ids) > length:
             raise _too_long(text, len(ids), length)
         rows.append(ids + [padding] * (length - len(ids)))
@@ -225,18 +236,25 @@ def text_features(
     import jax.numpy as jnp
 
     config = clip.config.text
-    if config is not None and config.pool == "last":
-        tokens = padded_tokens(pairs, tokenizer, config.context_length)
+    if config is not None and config.tokenizer != "clip":
+        tokens = padded_tokens(pairs, tokenizer, config.context_length, config.tokenizer)
     else:
         tokens = tokenize(pairs, tokenizer)
     if config is not None:
         lengths = (tokens != 0).sum(-1)
+        ends = config.pool == "end" and config.end_token is not None
+        if ends and not (tokens == config.end_token).any(-1).all():
+            raise UserError(
+                f"prompts: the text encoder reads at token {config.end_token}, which the prompts do not have: this "
+                "tokenizer is not the model's"
+            )
         if tokens.max() >= config.vocab_size or lengths.max() > config.context_length:
             raise UserError(
                 f"prompts: the text encoder knows {config.vocab_size} tokens and texts of {config.context_length}, the "
                 f"prompts have token {tokens.max()} and {lengths.max()} tokens: this tokenizer is not the model's"
             )
         tokens = tokens[..., : config.context_length]
+        tokens = np.pad(tokens, ((0, 0), (0, 0), (0, config.context_length - tokens.shape[-1])))
     features = _encoders()[0](clip, jnp.asarray(tokens.reshape(-1, tokens.shape[-1])))
     return np.asarray(features).reshape(len(tokens), 2, -1)
 

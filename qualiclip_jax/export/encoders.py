@@ -25,6 +25,8 @@ from qualiclip_jax.models.pixels import MEAN, PIXELS, STD
 from qualiclip_jax.models.resnet import AttentionPool, ConvNorm, ResNet
 from qualiclip_jax.models.vit import MapPool, ViT
 
+_FLOAT = 1  # float32 in `onnx.TensorProto`
+
 
 def features(graph: Graph, pixels: str, clip: CLIP) -> str:
     """Image features.
@@ -128,7 +130,7 @@ def _attention_pool(graph: Graph, x: str, pool: AttentionPool, config: CLIPConfi
     keys, values = (_array(linear.kernel).reshape(by_head) for linear in (pool.k, pool.v))
     tokens = graph.add("Transpose", graph.reshape(x, 0, 0, -1), perm=[0, 2, 1])
     tokens = graph.add("Concat", graph.mean(tokens, 1), tokens, axis=1)  # [N, T, C]
-    tokens = _positioned(graph, tokens, x, _array(pool.position), config.position)
+    tokens = _positioned(graph, tokens, x, _array(pool.position), config)
     first = graph.add("Gather", tokens, graph.constant(0, np.int64), axis=1)
     q = graph.linear(first, _array(pool.q.kernel) * by_head[2] ** -0.5, _array(pool.q.bias) * by_head[2] ** -0.5)
     q = graph.add("Transpose", graph.reshape(q, 0, *by_head[1:]), perm=[1, 0, 2])  # [heads, N, F]
@@ -143,25 +145,51 @@ def _attention_pool(graph: Graph, x: str, pool: AttentionPool, config: CLIPConfi
     return graph.linear(value, _array(pool.out.kernel), _array(pool.out.bias))
 
 
-def _positioned(graph: Graph, tokens: str, grid: str, embedding: np.ndarray, position: str) -> str:
+def _positioned(graph: Graph, tokens: str, grid: str, embedding: np.ndarray, config: CLIPConfig) -> str:
     """Tokens [N, F + rows * columns, C] plus the positional embedding for the size of `grid` [N, C, rows, columns]."""
-    if position == "none":
+    if config.position == "none":
         return tokens
-    if position == "native":
+    if config.position == "native":
         return graph.add("Add", tokens, graph.constant(embedding[None]))
     side = math.isqrt(len(embedding))
     count = len(embedding) - side**2
-    native = embedding[count:].reshape(1, side, side, -1).transpose(0, 3, 1, 2)
+    native = embedding[count:].reshape(side, side, -1)
+    bilinear = isinstance(config.image, ViTConfig) and config.image.resampling == "bilinear"
+    rest = (_bilinear if bilinear else _bicubic)(graph, native, grid)
+    if count:
+        rest = graph.add("Concat", graph.constant(embedding[None, :count]), rest, axis=1)
+    return graph.add("Add", tokens, rest)
+
+
+def _bicubic(graph: Graph, native: np.ndarray, grid: str) -> str:
+    """A square [side, side, C], resized to [1, rows * columns, C] of `grid` as `position.bicubic_weights` does it."""
+    native = native[None].transpose(0, 3, 1, 2)
     size = graph.add("Slice", graph.add("Shape", grid), graph.integers(2), graph.integers(4))
     size = graph.add("Concat", graph.integers(1, native.shape[1]), size, axis=0)
     resized = graph.add(
         "Resize", graph.constant(native), "", "", size, mode="cubic", cubic_coeff_a=-0.75,
         coordinate_transformation_mode="half_pixel",
     )  # fmt: skip
-    rest = graph.add("Transpose", graph.reshape(resized, 0, 0, -1), perm=[0, 2, 1])
-    if count:
-        rest = graph.add("Concat", graph.constant(embedding[None, :count]), rest, axis=1)
-    return graph.add("Add", tokens, rest)
+    return graph.add("Transpose", graph.reshape(resized, 0, 0, -1), perm=[0, 2, 1])
+
+
+def _bilinear(graph: Graph, native: np.ndarray, grid: str) -> str:
+    """The same as `position.bilinear_weights` does it; onnxruntime's own antialiasing gives other values."""
+    side, _, width = native.shape
+
+    def weights(axis: int) -> str:
+        size = graph.add("Gather", graph.add("Shape", grid), graph.constant(axis, np.int64), axis=0)
+        ratio = graph.add("Div", graph.constant(side), graph.add("Cast", size, to=_FLOAT))
+        index = graph.add("Range", graph.constant(0, np.int64), size, graph.constant(1, np.int64))
+        x = graph.add("Mul", graph.add("Add", graph.add("Cast", index, to=_FLOAT), graph.constant(0.5)), ratio)
+        apart = graph.add("Sub", graph.reshape(x, -1, 1), graph.constant(np.arange(side) + 0.5))
+        distance = graph.add("Div", graph.add("Abs", apart), graph.add("Max", ratio, graph.constant(1)))
+        taps = graph.add("Max", graph.add("Sub", graph.constant(1), distance), graph.constant(0))
+        return graph.add("Div", taps, graph.add("ReduceSum", taps, graph.integers(1), keepdims=1))  # [size, side]
+
+    resized = graph.add("MatMul", weights(2), graph.constant(native.reshape(side, -1)))
+    resized = graph.add("MatMul", weights(3), graph.reshape(resized, -1, side, width))  # [rows, columns, C]
+    return graph.reshape(resized, 1, -1, width)
 
 
 def _vit(graph: Graph, pixels: str, encoder: ViT, config: CLIPConfig) -> str:
@@ -222,7 +250,7 @@ def _vit(graph: Graph, pixels: str, encoder: ViT, config: CLIPConfig) -> str:
         count = graph.add("Concat", count, graph.integers(1, shape.width), axis=0)
         first = graph.add("Expand", graph.constant(_array(encoder.class_token)), count)
         x = graph.add("Concat", first, x, axis=1)
-    x = _positioned(graph, x, grid, _array(encoder.positions), config.position)
+    x = _positioned(graph, x, grid, _array(encoder.positions), config)
     x = x if encoder.ln_pre is None else norm(x, encoder.ln_pre)
     definition, stacked = nnx.split(encoder.transformer.blocks)
     stacked = jax.device_get(stacked)  # NumPy has nothing to compile
@@ -232,7 +260,13 @@ def _vit(graph: Graph, pixels: str, encoder: ViT, config: CLIPConfig) -> str:
         x = graph.add("Add", x, linear(activation(linear(norm(x, block.ln_2), block.fc)), block.proj))
     if not shape.class_tokens:
         return pooled(norm(x, encoder.ln_post), encoder.head)
-    x = norm(graph.add("Gather", x, graph.constant(0, np.int64), axis=1), encoder.ln_post)
+    if shape.pool == "token":
+        x = norm(graph.add("Gather", x, graph.constant(0, np.int64), axis=1), encoder.ln_post)
+    else:
+        x = norm(x, encoder.ln_post) if shape.pool == "norm_mean" else x
+        patches = graph.add("Slice", x, graph.integers(1), graph.integers(2**31), graph.integers(1))
+        x = graph.reshape(graph.mean(patches, 1), 0, -1)
+        x = norm(x, encoder.ln_post) if shape.pool == "mean" else x
     return graph.linear(x, _array(encoder.projection.kernel))
 
 

@@ -115,15 +115,16 @@ _SIGLIP = {
 }
 
 
-def _siglip2(size: str, patch_size: int, image_size: int, millions: float) -> Backbone:
-    """SigLIP 2 of a fixed size: Tschannen et al., arXiv 2502.14786."""
+def _siglip2(size: str, patch_size: int, image_size: int, millions: float, naflex: bool = False) -> Backbone:
+    """SigLIP 2, of a fixed size or NaFlex: Tschannen et al., arXiv 2502.14786."""
     (layers, width, heads, hidden), (text_layers, text_width, text_heads, text_hidden) = _SIGLIP[size]
     common: dict[str, Any] = {"activation": "gelu_tanh", "layer_norm_eps": 1e-6}
     own: dict[str, Any] = {"pre_norm": False, "pool": "map", "pixels": "inception"}
+    own |= {"resampling": "bilinear"} if naflex else {}
     image = ViTConfig(layers, width, heads, patch_size, image_size, hidden, **common, **own)
     own = {"vocab_size": 256000, "context_length": 64, "causal": False, "pool": "last", "projection_bias": True}
     text = TextConfig(text_layers, text_width, text_heads, mlp_width=text_hidden, **common, **own)
-    repository = f"google/siglip2-{size}-patch{patch_size}-{image_size}"
+    repository = f"google/siglip2-{size}-patch{patch_size}-{'naflex' if naflex else image_size}"
     return Backbone(CLIPConfig(width, image, text, logit_bias=True), repository, millions, "Apache-2.0", "SigLIP 2")
 
 
@@ -134,6 +135,8 @@ _OF_SIGLIP2 = (
     *(_siglip2("so400m", 14, *size) for size in ((224, 1135.5), (384, 1136.0))),
     *(_siglip2("so400m", 16, *size) for size in ((256, 1135.7), (384, 1136.0), (512, 1136.6))),
     *(_siglip2("giant-opt", 16, *size) for size in ((256, 1871.4), (384, 1871.9))),
+    _siglip2("base", 16, 256, 375.2, naflex=True),
+    _siglip2("so400m", 16, 256, 1135.7, naflex=True),
 )
 
 # fmt: off

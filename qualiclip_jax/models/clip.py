@@ -76,8 +76,8 @@ class CLIP(nnx.Module):
         """Text features.
 
         Args:
-          tokens: int [P, 77], start and end token included, zeros (or end tokens) behind. A SigLIP takes 64, filled up
-            as `prompts.padded_tokens` does it.
+          tokens: int [P, 77], start and end token included, zeros (or end tokens) behind. An encoder of another
+            tokenizer than CLIP's takes its own length, filled up as `prompts.padded_tokens` does it.
 
         Returns:
           float32 [P, D], not of unit length.
@@ -92,7 +92,7 @@ class CLIP(nnx.Module):
             )
         tokens = jnp.asarray(tokens)
         fits = tokens.ndim == 2 and tokens.shape[1] <= text.context_length
-        if text.pool == "last":  # it must be filled up
+        if text.pool == "last" or not text.causal:  # what fills it up counts
             fits = fits and tokens.shape[1] == text.context_length
         if not fits or not jnp.issubdtype(tokens.dtype, jnp.integer):
             raise UserError(f"tokens are {tokens.dtype} {tokens.shape}, expected integers [P, {text.context_length}]")

@@ -10,10 +10,12 @@ from qualiclip_jax.models.pixels import PIXELS
 
 POSITIONS = ("none", "native", "interpolate")
 COMPUTE_DTYPES = ("float32", "bfloat16")
-POOLS = ("token", "map")
-TEXT_POOLS = ("end", "last")
+POOLS = ("token", "map", "mean", "norm_mean")
+RESAMPLINGS = ("bicubic", "bilinear")
+TEXT_POOLS = ("end", "last", "first")
+TOKENIZERS = ("clip", "siglip", "own", "clipa")
 # Fields that came later: not written where they hold the default, so that models keep their fingerprint.
-LATER = ("pre_norm", "pool", "pixels", "causal", "projection_bias", "logit_bias")
+LATER = ("pre_norm", "pool", "pixels", "resampling", "tokenizer", "causal", "projection_bias", "logit_bias")
 ATTENTION_SLICE = 256  # queries that attend at once where tokens are many, see `layers.attention`
 
 
@@ -117,10 +119,13 @@ class ViTConfig(ImageConfig):
         approximation by tanh; SigLIP).
       layer_norm_eps: added to the variance in LayerNorm.
       pre_norm: LayerNorm before the first block.
-      pool: "token" reads the features at a class token and projects them. "map" is SigLIP's attention pool over the
-        patches: there is no class token and no projection, and the patch embedding has a bias.
+      pool: "token" reads the features at a class token and projects them. "mean" projects the mean of the patches
+        instead, with the last LayerNorm behind the mean (CLIPA); "norm_mean" has it before. "map" is SigLIP's attention
+        pool over the patches: there is no class token and no projection, and the patch embedding has a bias.
       pixels: what the weights expect pixels to be normalised with, a name of `pixels.PIXELS`. Images come normalised
         with CLIP's values all the same.
+      resampling: how the positional embedding's grid is resized to that of an image: "bicubic" without antialiasing, or
+        "bilinear" with it (SigLIP 2 NaFlex, which was trained so).
 
     Raises:
       UserError: as `ResNetConfig`.
@@ -140,17 +145,19 @@ class ViTConfig(ImageConfig):
     pre_norm: bool = True
     pool: str = "token"
     pixels: str = "clip"
+    resampling: str = "bicubic"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_heads(self, self.width, self.heads)
         one_of("pool", self.pool, POOLS)
         one_of("pixels", self.pixels, tuple(PIXELS))
+        one_of("resampling", self.resampling, RESAMPLINGS)
 
     @property
     def class_tokens(self) -> int:
         """Tokens before those of the patches: 1 or 0."""
-        return int(self.pool == "token")
+        return int(self.pool != "map")
 
     @property
     def stride(self) -> int:
@@ -179,7 +186,7 @@ class ViTConfig(ImageConfig):
 
     def describe(self) -> str:
         """E.g. "ViT of 12 layers, width 768, patches of 16"."""
-        pool = ", with an attention pool" if self.pool == "map" else ""
+        pool = {"token": "", "map": ", with an attention pool"}.get(self.pool, ", read by the mean of its patches")
         return f"ViT of {self.layers} layers, width {self.width}, patches of {self.patch_size}{pool}"
 
 
@@ -197,8 +204,10 @@ class TextConfig:
       mlp_width, activation, layer_norm_eps: as in `ViTConfig`.
       causal: a token attends only to those before it.
       pool: "end" reads the feature at the end token. "last" reads it at the last token: all texts are filled up to
-        `context_length` (SigLIP).
+        `context_length` (SigLIP). "first" reads it at the first one.
       projection_bias: the projection has a bias.
+      tokenizer: whose tokens it takes: those of "clip"; of "siglip", as it is where `pool` is "last"; those that the
+        tokenizer beside the weights gives ("own"), or these without the separator ("clipa").
 
     Raises:
       UserError: as `ResNetConfig`.
@@ -216,11 +225,15 @@ class TextConfig:
     causal: bool = True
     pool: str = "end"
     projection_bias: bool = False
+    tokenizer: str = "clip"
 
     def __post_init__(self) -> None:
         check_fields(self)
         _check_heads(self, self.width, self.heads)
         one_of("pool", self.pool, TEXT_POOLS)
+        one_of("tokenizer", self.tokenizer, TOKENIZERS)
+        if self.pool == "last" and self.tokenizer == "clip":
+            object.__setattr__(self, "tokenizer", "siglip")
 
 
 TransformerConfig = ViTConfig | TextConfig

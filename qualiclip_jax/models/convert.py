@@ -5,6 +5,7 @@ formats are first translated to OpenAI's. What OpenAI's models do not have is na
 """
 
 import dataclasses
+import math
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -234,6 +235,7 @@ HUGGING_FACE_BLOCK = {
 IGNORED = re.compile(
     r"(.*\.)?(num_batches_tracked|position_ids|attn_mask|input_resolution|context_length|vocab_size|prompts_features)"
 )
+LAYER_SCALE = re.compile(r"resblocks\.\d+\.ls_[12]\.gamma$")
 # Wrappers that put something before every name; they may be nested.
 PREFIXES = ("module.", "clip_model.", "model.", "clip.", "_orig_mod.")
 
@@ -241,7 +243,8 @@ PREFIXES = ("module.", "clip_model.", "model.", "clip.", "_orig_mod.")
 def to_openai_names(state_dict: Mapping[str, Any]) -> dict[str, Any]:
     """Renames Hugging Face, open_clip and QualiCLIP tensors as OpenAI does; unknown names are left as they are.
 
-    Buffers without parameters are dropped. The three projections of Hugging Face's attention become one tensor.
+    Buffers without parameters are dropped. The three projections of Hugging Face's attention become one tensor. What
+    open_clip's LayerScale multiplies the output of a layer with is multiplied into its weights.
     """
     tensors = {key: value for key, value in state_dict.items() if not IGNORED.fullmatch(key)}
     while wrapper := next((p for p in PREFIXES if tensors and all(key.startswith(p) for key in tensors)), None):
@@ -252,7 +255,22 @@ def to_openai_names(state_dict: Mapping[str, Any]) -> dict[str, Any]:
     tensors = {key.removeprefix("text.") if key.startswith("text.") else key: value for key, value in tensors.items()}
     if "text_projection.weight" in tensors:  # where it has a bias, it is a linear layer
         tensors["text_projection"] = _array(tensors.pop("text_projection.weight")).T
+    for scalar in ("logit_scale", "logit_bias"):
+        if np.shape(tensors.get(scalar, 0)) == (1,):
+            tensors[scalar] = np.reshape(tensors[scalar], ())
+    for key in [key for key in tensors if LAYER_SCALE.search(key)]:
+        _fold_layer_scale(tensors, key)
     return tensors
+
+
+def _fold_layer_scale(tensors: dict[str, Any], key: str) -> None:
+    """Multiplies the layer before a LayerScale by it, unless their shapes differ: that is an error found later."""
+    block, _, which = key.removesuffix(".gamma").rpartition(".")
+    layer = f"{block}.{'attn.out_proj' if which == 'ls_1' else 'mlp.c_proj'}"
+    weight, bias = (tensors.get(f"{layer}.{part}", ()) for part in ("weight", "bias"))
+    if np.ndim(weight) == 2 and np.shape(tensors[key]) == np.shape(bias) == np.shape(weight)[:1]:
+        gamma = _array(tensors.pop(key))
+        tensors |= {f"{layer}.weight": gamma[:, None] * _array(weight), f"{layer}.bias": gamma * _array(bias)}
 
 
 def _from_hugging_face(tensors: Mapping[str, Any]) -> dict[str, Any]:
@@ -263,6 +281,12 @@ def _from_hugging_face(tensors: Mapping[str, Any]) -> dict[str, Any]:
     for vector in ("logit_scale", "logit_bias", PROBE):  # of shape [1] and [1, 1, W] in SigLIP
         if vector in renamed:
             renamed[vector] = np.reshape(renamed[vector], () if vector != PROBE else -1)
+    if (
+        np.ndim(patches := renamed.get("visual.conv1.weight", ())) == 2
+    ):  # NaFlex: [W, rows * columns * channels] of a patch
+        width, numbers = np.shape(patches)
+        if numbers == 3 * (side := math.isqrt(numbers // 3)) ** 2:
+            renamed["visual.conv1.weight"] = np.reshape(patches, (width, side, side, 3)).transpose(0, 3, 1, 2)
     for key in [key for key in renamed if re.search(r"attn\.in_proj_(weight|bias)\.0$", key)]:
         stem = key.removesuffix(".0")
         parts = [f"{stem}.{i}" for i in range(3)]

@@ -2,6 +2,7 @@
 `open_clip_config.json`.
 """
 
+import math
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,7 @@ VISION_DEFAULTS = {
     "hidden_act": "quick_gelu",
     "layer_norm_eps": 1e-5,
 }
-# The same for transformers.SiglipConfig; the fixed-size models of SigLIP 2 are of this type, too.
+# The same for transformers.SiglipConfig, which the fixed-size models of SigLIP 2 have, too, and for Siglip2Config.
 SIGLIP_TEXT_DEFAULTS = {
     "num_hidden_layers": 12,
     "hidden_size": 768,
@@ -56,25 +57,23 @@ SIGLIP_VISION_DEFAULTS = {
     "layer_norm_eps": 1e-6,
     "vision_use_head": True,
 }
+NAFLEX_PATCHES = 256  # on the positional embedding's grid, which Siglip2Config tells in place of an image size
 ACTIVATIONS = {"gelu_pytorch_tanh": "gelu_tanh"}  # transformers' name -> ours, where they differ
 LEGACY_END_TOKEN = 2  # older configs carry it by mistake; transformers then looks for the largest id, as OpenAI does
 
 
 def from_hugging_face(fields: dict[str, Any]) -> CLIPConfig:
-    """The architecture in the fields of a `config.json` of model type "clip" or "siglip".
+    """The architecture in the fields of a `config.json` of model type "clip", "siglip" or "siglip2" (NaFlex).
 
-    Source: transformers.CLIPConfig, legacy `text_config_dict` and `vision_config_dict` included; SiglipConfig.
+    Source: CLIPConfig of transformers, legacy `text_config_dict` and `vision_config_dict` included; SiglipConfig;
+    Siglip2Config.
 
     Raises:
       ValueError, UserError: another model type, or something that this package does not build.
     """
     kind = fields.get("model_type")
-    if kind == "siglip2":
-        raise ValueError(
-            "a SigLIP 2 for images of any aspect (naflex), which is not built here; take one of a fixed size"
-        )
-    if kind not in ("clip", "siglip"):
-        raise ValueError(f"model type {kind!r}, not 'clip' or 'siglip'")
+    if kind not in ("clip", "siglip", "siglip2"):
+        raise ValueError(f"model type {kind!r}, not 'clip', 'siglip' or 'siglip2'")
 
     def part(name: str, defaults: dict[str, Any]) -> dict[str, Any]:
         return defaults | (fields.get(f"{name}_config") or {}) | (fields.get(f"{name}_config_dict") or {})
@@ -89,12 +88,17 @@ def from_hugging_face(fields: dict[str, Any]) -> CLIPConfig:
             "layer_norm_eps": part["layer_norm_eps"],
         }
 
-    siglip = kind == "siglip"
+    siglip, naflex = kind != "clip", kind == "siglip2"
     text = part("text", SIGLIP_TEXT_DEFAULTS if siglip else TEXT_DEFAULTS)
     vision = part("vision", SIGLIP_VISION_DEFAULTS if siglip else VISION_DEFAULTS)
     if vision["num_channels"] != 3:
         raise ValueError(f"images of {vision['num_channels']} channels")
     image = {**blocks(vision), "patch_size": vision["patch_size"], "image_size": vision["image_size"]}
+    if naflex:
+        patches = vision.get("num_patches", NAFLEX_PATCHES)
+        if type(patches) is not int or patches < 1 or (side := math.isqrt(patches)) ** 2 != patches:
+            raise ValueError(f"num_patches must be a square, got {patches!r:.60}")
+        image |= {"image_size": side * vision["patch_size"], "resampling": "bilinear"}
     texts = {**blocks(text), "vocab_size": text["vocab_size"], "context_length": text["max_position_embeddings"]}
     if siglip:
         if not vision["vision_use_head"]:
@@ -110,28 +114,51 @@ def from_hugging_face(fields: dict[str, Any]) -> CLIPConfig:
     return CLIPConfig(fields.get("projection_dim", 512), ViTConfig(**image), TextConfig(**texts, end_token=end_token))
 
 
-# What of open_clip's configs is built here: a field may hold these values, any (None), or nothing. What else is set
-# makes another model.
+# The fields of open_clip's configs. A field may hold these values; any (None), where it is read below, or changes no
+# feature, or only training; or nothing. What else is set makes another model.
+_ANY_BLOCK = ("layers", "width", "mlp_ratio", "ls_init_value", "final_ln_after_pool", "output_tokens")
+_BLOCK: dict[str, tuple[Any, ...] | None] = {
+    **dict.fromkeys((*_ANY_BLOCK, "act_kwargs", "norm_kwargs")),
+    "block_type": ("default", "custom"),  # the same, as long as it sets none of the following
+    **dict.fromkeys(("qk_norm", "scaled_cosine_attn", "scale_heads", "scale_attn_inner"), (False,)),
+    **dict.fromkeys(("scale_attn", "scale_fc"), (False,)),
+}
 OPEN_CLIP_FIELDS: dict[str, dict[str, tuple[Any, ...] | None]] = {
-    "model_cfg": dict.fromkeys(
-        ("embed_dim", "vision_cfg", "text_cfg", "quick_gelu", "custom_text", "init_logit_scale", "init_logit_bias")
-    ),
+    "model_cfg": {
+        **dict.fromkeys(("embed_dim", "vision_cfg", "text_cfg", "quick_gelu", "custom_text", "output_dict")),
+        **dict.fromkeys(("init_logit_scale", "init_logit_bias", "nonscalar_logit_scale")),
+        "multimodal_cfg": (),
+    },
     "vision_cfg": {
-        **dict.fromkeys(("image_size", "layers", "width", "head_width", "mlp_ratio", "patch_size", "patch_dropout")),
-        **dict.fromkeys(("no_ln_pre", "norm_kwargs", "act_kwargs")),
-        **{"pool_type": ("tok",), "pos_embed_type": ("learnable",)},
+        **_BLOCK,
+        **dict.fromkeys(("image_size", "head_width", "patch_size", "patch_dropout", "no_ln_pre")),
+        "pool_type": ("tok", "avg"),
+        "pos_embed_type": ("learnable", "sin_cos_2d"),
+        "attentional_pool": (False,),
+        **dict.fromkeys(("attn_pooler_queries", "attn_pooler_heads")),
+        "timm_model_name": (),
+        **dict.fromkeys(("timm_model_pretrained", "timm_pool", "timm_proj", "timm_proj_bias", "timm_drop")),
+        "timm_drop_path": None,
     },
     "text_cfg": {
-        **dict.fromkeys(("context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio", "hf_tokenizer_name")),
-        **dict.fromkeys(("no_causal_mask", "proj_bias", "norm_kwargs", "act_kwargs")),
-        **{"pool_type": ("argmax",), "proj_type": ("linear",)},
+        **_BLOCK,
+        **dict.fromkeys(("context_length", "vocab_size", "heads", "no_causal_mask", "proj_bias", "pad_id", "eos_id")),
+        "pool_type": ("argmax", "eos", "last", "first"),
+        "proj_type": ("linear",),
+        "embed_cls": (False,),
+        **dict.fromkeys(("hf_tokenizer_name", "tokenizer_kwargs")),
+        "tokenizer_mode": (),
+        "hf_model_name": (),
+        **dict.fromkeys(("hf_model_pretrained", "hf_proj_type", "hf_pooler_type")),
     },
 }
 OTHERS = {
     "timm_model_name": "an image encoder of timm",
     "hf_model_name": "a text encoder of Hugging Face",
     "multimodal_cfg": "a CoCa",
+    "embed_cls": "the text encoder of a CoCa",
 }
+TEXT_POOLS = {"argmax": "end", "eos": "end", "last": "last", "first": "first"}  # open_clip's name -> ours
 PIXEL_TOLERANCE = 1e-3  # of the means and deviations in a config, which may be rounded
 
 
@@ -155,6 +182,7 @@ def from_open_clip(fields: dict[str, Any]) -> CLIPConfig:
         if size[0] != size[1]:
             raise ValueError(f"images of {size[0]} x {size[1]} pixels, which are not square")
         size = size[0]
+    late = vision.get("final_ln_after_pool")
     layers, pixels = vision.get("layers", 12), _pixels(fields.get("preprocess_cfg") or {})
     if isinstance(layers, list):
         if pixels != "clip":
@@ -169,10 +197,12 @@ def from_open_clip(fields: dict[str, Any]) -> CLIPConfig:
             image_size=size,
             mlp_width=int(width * _number(vision, "mlp_ratio", 4)),
             pre_norm=not vision.get("no_ln_pre"),
+            pool="token" if vision.get("pool_type", "tok") == "tok" else "mean" if late else "norm_mean",
             pixels=pixels,
             **_functions("vision_cfg", vision, quick),
         )
     width = _number(text, "width", 512)
+    pool = text.get("pool_type", "argmax")
     return CLIPConfig(
         embed_dim=model["embed_dim"],
         image=image,
@@ -183,7 +213,10 @@ def from_open_clip(fields: dict[str, Any]) -> CLIPConfig:
             vocab_size=text.get("vocab_size", 49408),
             context_length=text.get("context_length", 77),
             mlp_width=int(width * _number(text, "mlp_ratio", 4)),
+            end_token=text.get("eos_id", 2) if pool == "eos" else None,
             causal=not text.get("no_causal_mask"),
+            pool=TEXT_POOLS[pool],
+            tokenizer=_tokenizer(text),
             projection_bias=bool(text.get("proj_bias")),
             **_functions("text_cfg", text, quick),
         ),
@@ -192,24 +225,41 @@ def from_open_clip(fields: dict[str, Any]) -> CLIPConfig:
 
 
 def _check_fields(name: str, part: dict[str, Any]) -> None:
-    """Raises a ValueError that names what is set in a part of a config and not built here."""
-    known = OPEN_CLIP_FIELDS[name]
+    """Raises a ValueError that names all that is set in a part of a config and not built here."""
+    known, faults = OPEN_CLIP_FIELDS[name], []
     for key, value in sorted(part.items()):
-        if key in OTHERS and value:
-            raise ValueError(f"{name} sets {key}: {OTHERS[key]}, which is not built here")
-    unknown = [key for key, value in sorted(part.items()) if value and key not in known]
-    if unknown:
-        raise ValueError(f"{name} sets {', '.join(unknown)}")
-    for key, allowed in known.items():
-        if allowed and part.get(key) and part[key] not in allowed:
-            raise ValueError(f"{name} sets {key} to {part[key]!r:.60}, not {allowed[0]!r}")
+        allowed = known.get(key)
+        if key not in known:
+            faults.append(f"{key} to {value!r:.60}, which open_clip does not know")
+        elif key in OTHERS and value:
+            faults.append(f"{key} to {value!r:.60}: {OTHERS[key]}, which is not built here")
+        elif allowed is not None and value is not None and value not in allowed:
+            faults.append(f"{key} to {value!r:.60}, not {' or '.join(map(repr, allowed)) or None}")
+    if faults:
+        raise ValueError(f"{name} sets {'; '.join(faults)}")
+
+
+def _tokenizer(text: dict[str, Any]) -> str:
+    """Whose tokens a text encoder takes, by the names of `TextConfig`."""
+    options = text.get("tokenizer_kwargs") or {}
+    bare = options.get("strip_sep_token", False)
+    if text.get("hf_tokenizer_name"):
+        if options.keys() <= {"strip_sep_token", "clean"} and options.get("clean", "whitespace") == "whitespace":
+            return "clipa" if bare else "own"
+    elif not options:
+        return "clip"
+    raise ValueError(f"text_cfg sets tokenizer_kwargs to {options!r:.60}, which is not built here")
 
 
 def _functions(name: str, part: dict[str, Any], quick: bool) -> dict[str, Any]:
     """Activation and LayerNorm of a transformer, by the names of our fields."""
     norm, act = part.get("norm_kwargs") or {}, part.get("act_kwargs") or {}
-    if norm.keys() - {"eps"} or act not in ({}, {"approximate": "none"}, {"approximate": "tanh"}):
-        raise ValueError(f"{name} sets norm_kwargs to {norm!r:.60} and act_kwargs to {act!r:.60}")
+    if norm.keys() - {"eps"}:
+        raise ValueError(f"{name} sets norm_kwargs to {norm!r:.60}; only eps is built here")
+    if act not in ({}, {"approximate": "none"}, {"approximate": "tanh"}):
+        raise ValueError(f"{name} sets act_kwargs to {act!r:.60}, which no GELU here takes")
+    if quick and act:
+        raise ValueError(f"{name} sets act_kwargs to {act!r:.60}, which QuickGELU does not take")
     activation = "quick_gelu" if quick else "gelu_tanh" if act.get("approximate") == "tanh" else "gelu"
     return {"activation": activation, "layer_norm_eps": norm.get("eps", 1e-5)}
 

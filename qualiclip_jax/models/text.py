@@ -12,7 +12,7 @@ from qualiclip_jax.models.layers import Transformer, normal
 
 
 class TextEncoder(nnx.Module):
-    """Transformer; the feature of a text is read at its end token, or at the last of the tokens that fill it up."""
+    """Transformer; the feature of a text is read at its end token, at the first, or at the last that fills it up."""
 
     def __init__(self, config: CLIPConfig, rngs: nnx.Rngs):
         shape, dtype = config.text, jnp.dtype(config.compute_dtype)
@@ -28,9 +28,10 @@ class TextEncoder(nnx.Module):
         self.projection = nnx.Linear(width, config.embed_dim, use_bias=bias, kernel_init=init, dtype=dtype, rngs=rngs)
 
     def __call__(self, tokens: jax.Array) -> jax.Array:
-        """tokens int [P, T] -> [P, D]; T is at most the context length, and equal to it where the last token counts."""
-        if self.pool == "last":
-            return self.encode(self.tokens[...][tokens], jnp.full(len(tokens), tokens.shape[1] - 1))
+        """tokens int [P, T] -> [P, D]; T is at most the context length, and equal to it where what fills up counts."""
+        if self.pool != "end":
+            place = 0 if self.pool == "first" else tokens.shape[1] - 1
+            return self.encode(self.tokens[...][tokens], jnp.full(len(tokens), place))
         is_end = tokens if self.end_token is None else tokens == self.end_token
         return self.encode(self.tokens[...][tokens], jnp.argmax(is_end, axis=1))  # the first of the largest
 

@@ -1,4 +1,4 @@
-"""Vision transformers: CLIP's, read at a class token, and SigLIP's, read by an attention pool.
+"""Vision transformers: CLIP's, read at a class token (or by a mean), and SigLIP's, read by an attention pool.
 
 Source: VisionTransformer of OpenAI's CLIP; Zhai et al., "Sigmoid loss for language image pre-training" (2303.15343) and
 Zhai et al., "Scaling vision transformers" (2106.04560), for the pool.
@@ -65,7 +65,7 @@ class ViT(ImageEncoder):
             return nnx.LayerNorm(width, epsilon=shape.layer_norm_eps, dtype=jnp.float32, rngs=rngs)
 
         self.position, self.dtype, self.patch_size, self.pixels = config.position, dtype, patch, shape.pixels
-        self.class_tokens = shape.class_tokens
+        self.class_tokens, self.pool_kind, self.resampling = shape.class_tokens, shape.pool, shape.resampling
         self.patches = nnx.Conv(
             3,
             width,
@@ -130,19 +130,29 @@ class ViT(ImageEncoder):
         if self.class_token is not None:
             first = jnp.broadcast_to(self.class_token[...].astype(self.dtype), (n, 1, width))
             x = jnp.concatenate([first, x], axis=1)  # [N, 1 + rows * columns, W]
-        embedding = grid_embedding(self.positions[...], self.position, (rows, columns), grid_sizes)
+        embedding = grid_embedding(self.positions[...], self.position, (rows, columns), grid_sizes, self.resampling)
         if embedding is not None:
             x = x + embedding.astype(self.dtype)
         x = x if self.ln_pre is None else self.ln_pre(x).astype(self.dtype)
         return x, _token_mask(grid_sizes, rows, columns, self.class_tokens)
 
     def _head(self, x: jax.Array, mask: jax.Array | None) -> jax.Array:
-        if self.class_tokens:
+        if self.pool_kind == "token":
             return self.projection(self.ln_post(x[:, 0]).astype(self.dtype))
+        if self.pool_kind == "mean":
+            return self.projection(self.ln_post(_mean(x, mask)).astype(self.dtype))
+        if self.pool_kind == "norm_mean":
+            return self.projection(_mean(self.ln_post(x), mask).astype(self.dtype))
         features = self.head(self.ln_post(x).astype(self.dtype), mask)
         if self.columns is None:
             return features
         return jnp.concatenate([features, features @ self.columns[...].astype(self.dtype)], axis=-1)
+
+
+def _mean(x: jax.Array, mask: jax.Array | None) -> jax.Array:
+    """The mean of the patches of x [N, 1 + T, W] in float32, [N, W]; `mask` as `_token_mask` gives it."""
+    weight = jnp.ones((1, x.shape[1] - 1, 1)) if mask is None else mask[:, 0, 0, 1:, None].astype(jnp.float32)
+    return (x[:, 1:].astype(jnp.float32) * weight).sum(1) / weight.sum(1)
 
 
 def _token_mask(grid_sizes: jax.Array | None, rows: int, columns: int, first: int) -> jax.Array | None:

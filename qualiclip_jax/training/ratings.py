@@ -37,9 +37,10 @@ class PromptLearner(nnx.Module):
 
     def __init__(self, clip: models.CLIP, pairs: tuple[tuple[str, str], ...], context: int, seed: int):
         text = clip.config.text
-        if text is None or text.pool != "end":
+        if text is None or (text.pool, text.causal, text.tokenizer) != ("end", True, "clip"):
             raise UserError(
-                "learned prompts need weights with a text encoder that reads at an end token, and these have none"
+                "learned prompts need weights with a causal text encoder of CLIP's tokens, read at the end: these "
+                "have none"
             )
         tokens = prompts.tokenize(pairs).reshape(2 * len(pairs), -1)
         ends = (tokens != 0).sum(1) - 2

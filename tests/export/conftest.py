@@ -12,10 +12,11 @@ from tests.small_models import EFFICIENTNET, RESNET, SIGLIP, VIT, make_model
 
 @pytest.fixture(scope="session")
 def models() -> dict[str, QualiCLIP]:
+    naflex = dataclasses.replace(SIGLIP, image=dataclasses.replace(SIGLIP.image, resampling="bilinear"))
     return {
         "resnet": make_model(dataclasses.replace(RESNET, position="interpolate")),
         "vit": make_model(VIT),
-        "siglip": make_model(SIGLIP, bias=-2.0),
+        "siglip": make_model(naflex, bias=-2.0),
         "efficientnet": make_model(EFFICIENTNET, scored=2),
     }
 

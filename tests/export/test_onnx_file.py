@@ -18,7 +18,7 @@ def run(model, images):
     return session.run(["score", "attributes"], {"images": images})
 
 
-@pytest.mark.parametrize("name", ["resnet", "vit", "efficientnet"])
+@pytest.mark.parametrize("name", ["resnet", "vit", "siglip", "efficientnet"])
 @pytest.mark.parametrize("pixels", onnx_file.INPUTS)
 def test_scores_are_ours_at_any_size(models, images, expected, name, pixels):
     exported = onnx_file.build(models[name], name, pixels)
