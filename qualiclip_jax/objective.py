@@ -8,6 +8,9 @@ import itertools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+from qualiclip_jax import quality
 
 LEAST_GAP = 0.3  # between the severities of two images that `across_images_loss` compares
 WIDEST_GAP = 1.5  # beyond it the margin grows no further
@@ -133,6 +136,30 @@ def across_images_loss(sim_pos: jax.Array, sim_neg: jax.Array, severities: jax.A
 
     mean = (ranked(sim_pos) + ranked(-sim_neg)) / jnp.maximum(counted.sum((0, 1), dtype=jnp.float32), 1)
     return mean.mean() * (levels * (levels - 1) / 2 * crops**2)
+
+
+def triplet_loss(features: jax.Array, margin: float) -> jax.Array:
+    """The features of an image must move away from those of a milder level as the level rises.
+
+    L_trip = sum_{i < j < k} sum_a max(0, d(f[i, a], f[j, a]) - d(f[i, a], f[k, a]) + margin), i, j and k over levels, a
+    over crops, and d(u, v) = 1 - cos(u, v), which is half the squared distance on the unit sphere.
+
+    Source: after TRIQA (Sureddi et al., arXiv 2507.12687), which pretrains an encoder by a contrastive loss on triplets
+    of one image in the order of their distortion. Ours are this form of the hinge, the distance (its gradient is finite
+    where features are equal), the choice of all triplets of levels, the margin, and the use beside other losses.
+
+    Args:
+      features: float [B, L, 2, D], not necessarily of unit length; the mildest level first.
+      margin: how much further than level j level k must be, in 0..2.
+
+    Returns:
+      float [B], one loss an image; 0 if there are fewer than three levels.
+    """
+    unit = quality.unit(features)
+    cosine = jnp.einsum("biad,bjad->baij", unit, unit, precision=jax.lax.Precision.HIGHEST)  # [B, 2, L, L]
+    triplets = list(itertools.combinations(range(features.shape[1]), 3))
+    i, j, k = np.array(triplets, int).reshape(-1, 3).T
+    return jax.nn.relu(cosine[..., i, k] - cosine[..., i, j] + margin).sum((1, 2))
 
 
 def rank_accuracy(sim_pos: jax.Array, sim_neg: jax.Array, graded: jax.Array | None = None) -> jax.Array:

@@ -113,3 +113,46 @@ def test_only_graded_pairs_of_prompts_are_ranked():
     np.testing.assert_array_equal(losses["consistency"], every["consistency"])
     accuracy = objective.rank_accuracy(sim[0], sim[1], graded)
     np.testing.assert_allclose(accuracy[0], objective.rank_accuracy(sim[0, ..., 0], sim[1, ..., 0])[0], rtol=1e-6)
+
+
+def test_triplets_equal_pytorch():
+    torch = pytest.importorskip("torch")
+    features = np.random.default_rng(0).normal(1, 1, (3, 4, 2, 6)).astype(np.float32)
+    loss, gradient = jax.value_and_grad(lambda f: objective.triplet_loss(f, 0.05)[1])(jnp.array(features))
+    leaf = torch.tensor(features, requires_grad=True)
+
+    def of_image(f):
+        triplets = [(f[i], f[j], f[k]) for i, j, k in itertools.combinations(range(4), 3)]  # each [2, 6]
+        anchor, near, far = (torch.cat(part) for part in zip(*triplets))
+        return torch.nn.functional.triplet_margin_with_distance_loss(
+            anchor,
+            near,
+            far,
+            distance_function=lambda u, v: 1 - torch.nn.functional.cosine_similarity(u, v),
+            margin=0.05,
+            reduction="sum",
+        )
+
+    of_image(leaf[1]).backward()
+    np.testing.assert_allclose(loss, of_image(leaf[1]).item(), rtol=1e-5)
+    np.testing.assert_allclose(gradient, leaf.grad, atol=1e-6)
+    assert gradient[1].any()
+    assert not gradient[::2].any()  # an image is compared with itself alone
+
+
+def test_triplets_cost_nothing_where_features_move_away_from_the_mildest_level():
+    angle = jnp.deg2rad(jnp.array([0.0, 20.0, 40.0, 60.0, 80.0]))
+    away = jnp.stack([jnp.cos(angle), jnp.sin(angle)], -1)[None, :, None].repeat(2, 2)
+    # of all triplets, j = i + 1 and k = i + 2 have the smallest gap: cos 20 - cos 40 = 0.174
+    assert objective.triplet_loss(3 * away, 0.17)[0] == 0
+    assert objective.triplet_loss(away, 0.18)[0] > 0
+    assert objective.triplet_loss(away[:, ::-1], 0.0)[0] == 0  # the same seen from the other end
+    assert objective.triplet_loss(away[:, jnp.array([0, 2, 1])], 0.0)[0] > 0
+    assert objective.triplet_loss(away[:, :2], 0.1).tolist() == [0]
+
+
+@pytest.mark.parametrize("features", [jnp.ones((1, 5, 2, 4)), jnp.zeros((1, 5, 2, 4))], ids=["equal", "zero"])
+def test_triplets_of_equal_features_have_a_finite_gradient(features):
+    loss, gradient = jax.value_and_grad(lambda f: objective.triplet_loss(f, 0.1).sum())(features)
+    np.testing.assert_allclose(loss, 0.1 * 10 * 2, rtol=1e-5)  # ten triplets, two crops
+    assert np.isfinite(gradient).all()

@@ -19,6 +19,7 @@ from qualiclip_jax.training.ratings import PROMPTS, Objective, PromptLearner
 from qualiclip_jax.training.state import Parameters, Recipe, TrainState
 
 RANDOM = "random"
+LOSSES = ("consistency", "positive", "negative", "across", "triplets")  # each has a weight in `config.loss`
 CLASSIFIER_DIM = 64  # of the common space, for an image classifier, if the config does not say
 
 
@@ -132,9 +133,10 @@ def build_recipe(config: ConfigDict, model: models.Model, steps: int) -> tuple[R
             "margin_rank": config.loss.margin_rank,
         },
         weights={
-            **{name: config.loss[f"weight_{name}"] for name in ("consistency", "positive", "negative", "across")},
+            **{name: config.loss[f"weight_{name}"] for name in LOSSES},
             "distillation": config.distillation.weight,
         },
+        margin_triplets=config.loss.margin_triplets,
         ema_decay=config.optimizer.ema_decay,
         accumulate=config.optimizer.accumulate,
         train_batch_norm=config.model.batch_norm == "trained",

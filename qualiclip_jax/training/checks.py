@@ -135,6 +135,8 @@ def _check_camera(config: ConfigDict, require: Callable[[bool, str, str], None])
     least = 2
     if loss.weight_across and d.camera < 1:
         least, more = math.floor(objective.LEAST_GAP * LEVELS) + 2, more + " with loss.weight_across"
+    elif loss.weight_triplets:
+        least, more = 3, more + " with loss.weight_triplets"
     require(least <= d.levels <= most, "degradations.levels", f"{least} to {most}{more}")
     for field, value in (("continuous", d.continuous), ("local", d.local), ("alone", d.alone)):
         require(not value or d.camera > 0, f"degradations.{field}", f"{type(value)()} without degradations.camera")

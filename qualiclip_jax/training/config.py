@@ -68,6 +68,8 @@ def default_config() -> ConfigDict:
     c.loss.weight_positive = 1.0
     c.loss.weight_negative = 1.0
     c.loss.weight_across = 0.0  # ours: ranks images against each other by severity, for models from scratch
+    c.loss.weight_triplets = 0.0  # features in the order of the levels, after TRIQA (arXiv 2507.12687)
+    c.loss.margin_triplets = 0.01  # ours
     c.loss.factors = ()  # what each pair of prompts is ranked by: "all", or factors joined by "+"; () is "all"
 
     c.ratings = ConfigDict()  # learning from ratings, in place of degradations

@@ -64,6 +64,7 @@ class Recipe:
       alone: share of the chain's images of which one fault alone follows the level.
       margins: keywords of `objective.margin_losses`.
       weights: of the losses, by their names.
+      margin_triplets: of `objective.triplet_loss`.
       ema_decay: 0 for none.
       accumulate: micro-batches a step.
       train_batch_norm: whether BatchNorm layers use and learn batch statistics.
@@ -83,6 +84,7 @@ class Recipe:
     factors: np.ndarray
     margins: dict[str, float]
     weights: dict[str, float]
+    margin_triplets: float = 0.0
     camera: float = 0.0
     continuous: bool = False
     local: float = 0.0

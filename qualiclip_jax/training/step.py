@@ -130,10 +130,10 @@ def _camera_levels(keys: jax.Array, recipe: Recipe) -> jax.Array:
     return (number + offset[:, None]) / recipe.levels
 
 
-def similarities(
+def encode(
     params: Parameters, batch_stats: Parameters, images: jax.Array, recipe: Recipe, axis_name: AxisName
 ) -> tuple[jax.Array, Parameters]:
-    """Similarities [B, L, 2, P, 2] of degraded crops to the prompts, and the new batch_stats.
+    """Features [B, L, 2, D] of degraded crops, and the new batch_stats.
 
     Args:
       params: of the image encoder.
@@ -146,8 +146,7 @@ def similarities(
     if recipe.train_batch_norm:
         clip.batch_norm_mode(training=True, axis_name=axis_name)
     flat = models.normalise(images.reshape(-1, *images.shape[-3:]))
-    features = clip.encode_image(flat).reshape(*images.shape[:3], -1)  # [B, L, 2, D]
-    return quality.similarities(features, recipe.prompt_features), nnx.state(clip, nnx.BatchStat)
+    return clip.encode_image(flat).reshape(*images.shape[:3], -1), nnx.state(clip, nnx.BatchStat)
 
 
 def loss_fn(
@@ -175,13 +174,16 @@ def loss_fn(
     Returns:
       The loss, averaged over images, and (metrics, new batch_stats).
     """
-    similarity, batch_stats = similarities(params, batch_stats, images, recipe, axis_name)
+    features, batch_stats = encode(params, batch_stats, images, recipe, axis_name)
+    similarity = quality.similarities(features, recipe.prompt_features)  # [B, L, 2, P, 2]
     sim_pos, sim_neg = similarity[..., 0], similarity[..., 1]
     graded = None
     if not recipe.factors.all():
         graded = (_of_pairs(severities, recipe) > 0).any(1)  # [B, P]
     losses = objective.margin_losses(sim_pos, sim_neg, **recipe.margins, graded=graded)
     losses = {name: value.mean() for name, value in losses.items()}
+    if recipe.weights["triplets"]:
+        losses["triplets"] = objective.triplet_loss(features, recipe.margin_triplets).mean()
     if across is not None:
         losses["across"] = across.value + (across.gradient * (similarity - jax.lax.stop_gradient(similarity))).sum()
     elif recipe.weights["across"]:
@@ -279,7 +281,8 @@ def gradients(
 
     def forward(micro: Batch) -> tuple[jax.Array, jax.Array]:
         images, severities = degrade_batch(micro["crops"], micro["example"], recipe)
-        return similarities(params, batch_stats, images, recipe, axis_name)[0], severities
+        features, _ = encode(params, batch_stats, images, recipe, axis_name)
+        return quality.similarities(features, recipe.prompt_features), severities
 
     def add_micro(
         carry: tuple[Parameters, Any], micro: tuple[Batch, Across | None]
@@ -324,8 +327,8 @@ def train_step(
     Returns:
       The state after the step, and metrics averaged over all devices: `loss`, `consistency`, `positive`, `negative`,
       `rank_accuracy`, `gradient_norm`, `parameter_norm`, `update_norm`, `learning_rate` (scalars),
-      `similarity_positive` and `similarity_negative` ([L]), `across` where its weight is not 0, and `distillation` and
-      `agreement` where there is a teacher.
+      `similarity_positive` and `similarity_negative` ([L]), `across` and `triplets` where their weights are not 0, and
+      `distillation` and `agreement` where there is a teacher.
     """
     held = state.params, state.batch_stats, state.teacher
     on_device = functools.partial(gradients, recipe=recipe, axis_name=axis_name)

@@ -53,6 +53,7 @@ def test_unlocked_configs_are_checked_field_by_field(tmp_path, change, message):
         ("eval.max_photos", 0),
         ("loss.margin_rank", -0.1),
         ("loss.weight_positive", math.nan),
+        ("loss.margin_triplets", -0.1),
         ("model.compute_dtype", "float16"),
         ("model.position", "learned"),
         ("model.batch_norm", "half"),

@@ -27,4 +27,5 @@ def get_config():
     c.eval.every = 0
     c.eval.photos = ""
     c.loss.weight_across = 0.3  # the one loss that looks across devices
+    c.loss.weight_triplets = 1.0
     return c
