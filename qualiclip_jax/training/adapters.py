@@ -1,6 +1,8 @@
 """Low-rank adapters: an image encoder whose kernels get a product of two thin matrices added.
 
-Source: Hu et al., "LoRA: low-rank adaptation of large language models" (2021).
+Source: Hu et al., "LoRA: low-rank adaptation of large language models" (arXiv 2106.09685). In quality assessment, Yadav
+et al. (arXiv 2509.17374) learn adapters of rank 4 from ratings, for the queries and keys of SigLIP 2. Ours are the
+kernels that are adapted, and that degradations alone may teach the adapters. The product is not scaled further.
 """
 
 from typing import Any
@@ -32,7 +34,10 @@ class Adapted(nnx.Module):
         leaves = nnx.to_flat_state(nnx.state(clip.image, nnx.Param))
         kernels = {path: leaf.shape for path, leaf in leaves if _is_adapted(path, leaf.shape)}
         if not kernels:
-            raise UserError("config.ratings.method 'adapter': this encoder has no kernels to adapt")
+            raise UserError(
+                f"config.model.adapter_rank is {rank}, but this encoder has no kernels to adapt: no transformer blocks "
+                "and no 1 x 1 convolutions; set it to 0 to train the encoder itself"
+            )
         self.clip, self.paths = clip, tuple(kernels)
         keys = jax.random.split(jax.random.key(seed), len(kernels))
         shapes = [(shape[:-2], *shape[-2:]) for shape in kernels.values()]

@@ -15,7 +15,7 @@ from qualiclip_jax.models import backbones, lite, weights
 from qualiclip_jax.models.clip_config import image_config
 from qualiclip_jax.training import distill, optimizer, probe
 from qualiclip_jax.training.adapters import Adapted
-from qualiclip_jax.training.ratings import PROMPTS, Objective, PromptLearner
+from qualiclip_jax.training.ratings import Objective, PromptLearner
 from qualiclip_jax.training.state import Parameters, Recipe, TrainState
 
 RANDOM = "random"
@@ -61,7 +61,7 @@ def build_model(config: ConfigDict) -> models.Model:
 
 
 def _learns_prompts(config: ConfigDict) -> bool:
-    return bool(config.ratings.source) and config.ratings.method == PROMPTS
+    return bool(config.ratings.source) and not config.model.adapter_rank
 
 
 def _described(m: ConfigDict) -> models.CLIPConfig:
@@ -95,20 +95,29 @@ def _digests(found: weights.Weights) -> dict[str, str]:
     return {file.name: download.sha256(file) for file in found.files}
 
 
+def build_trained(config: ConfigDict, model: models.Model) -> models.CLIP | Adapted | PromptLearner:
+    """What is trained: the CLIP of a model itself, or adapters or prompts beside it, which stays frozen.
+
+    Raises:
+      UserError: if this CLIP has nothing to adapt, or no text encoder for prompts.
+    """
+    if config.model.adapter_rank:
+        return Adapted(model.clip, config.model.adapter_rank, config.seed)
+    if _learns_prompts(config):
+        return PromptLearner(model.clip, model.prompts, config.ratings.context, config.seed)
+    return model.clip
+
+
 def build_recipe(config: ConfigDict, model: models.Model, steps: int) -> tuple[Recipe, Parameters, Parameters]:
     """The constants of the run, the parameters, and the BatchNorm statistics.
 
     Raises:
       UserError: if the optimizer's table does not fit the parameters, or the teacher is not there.
     """
-    trained: nnx.Module = model.clip
-    objective = None
-    if config.ratings.source:
-        r = config.ratings
-        if r.method == PROMPTS:
-            trained = PromptLearner(model.clip, model.prompts, r.context, config.seed)
-        else:
-            trained = Adapted(model.clip, r.rank, config.seed)
+    trained = build_trained(config, model)
+    frozen = "" if trained is model.clip else "clip/.*"
+    objective, r = None, config.ratings
+    if r.source:
         weights = {name: r[f"weight_{name}"] for name in ("mse", "plcc", "fidelity")}
         objective = Objective(model.temperature, model.scored, weights, r.weight_degradations)
     graphdef, params, *rest = nnx.split(trained, nnx.Param, nnx.BatchStat)
@@ -116,7 +125,7 @@ def build_recipe(config: ConfigDict, model: models.Model, steps: int) -> tuple[R
     recipe = Recipe(
         graphdef=graphdef,
         prompt_features=model.prompt_features,
-        optimizer=optimizer.make_optimizer(config, params, steps),
+        optimizer=optimizer.make_optimizer(config, params, steps, frozen),
         learning_rate=optimizer.schedule(config, _first_schedule(config), 1.0, steps),
         seed=config.seed,
         levels=config.degradations.levels,

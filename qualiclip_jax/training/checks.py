@@ -61,6 +61,9 @@ def check(config: ConfigDict) -> None:
     require(config.data.small_images in ("enlarge", "skip"), "data.small_images", "'enlarge' or 'skip'")
     require(config.model.compute_dtype in ("float32", "bfloat16"), "model.compute_dtype", "'float32' or 'bfloat16'")
     require(config.model.batch_norm in ("frozen", "trained"), "model.batch_norm", "'frozen' or 'trained'")
+    for field in ("ratings.source", "model.adapter_rank"):
+        if value_of(field):
+            require(config.model.batch_norm == "frozen", "model.batch_norm", f"'frozen' with {field}")
     require(
         config.model.position in ("", "none", "native", "interpolate"),
         "model.position",
@@ -76,12 +79,10 @@ def check(config: ConfigDict) -> None:
         "(low, high) with 0 < low <= high, or (0, 0)",
     )
     if config.ratings.source:
-        require(config.ratings.method in ("prompts", "adapter"), "ratings.method", "'prompts' or 'adapter'")
-        require(config.ratings.rank >= 1, "ratings.rank", "1 or more")
         require(
-            config.ratings.method == "adapter" or not config.ratings.weight_degradations,
+            config.model.adapter_rank > 0 or not config.ratings.weight_degradations,
             "ratings.weight_degradations",
-            "0 with ratings.method 'prompts'",
+            "0 without model.adapter_rank",
         )
         require(
             2 <= config.ratings.context <= 64 and config.ratings.context % 2 == 0, "ratings.context", "even, 2 to 64"
@@ -91,7 +92,6 @@ def check(config: ConfigDict) -> None:
         require(not config.probe.images, "probe.images", "0 with ratings.source")
         require(not config.distillation.teacher, "distillation.teacher", "'' with ratings.source")
         require(not config.eval.photos, "eval.photos", "'' with ratings.source")
-        require(config.model.batch_norm == "frozen", "model.batch_norm", "'frozen' with ratings.source")
     _check_camera(config, require)
     try:
         groups = len(types_by_group(config.degradations.types or TYPES))

@@ -50,6 +50,7 @@ def default_config() -> ConfigDict:
     c.model.compute_dtype = "float32"  # or "bfloat16"; parameters are float32 always
     c.model.remat = False  # compute activations again in the backward pass: less memory, more time
     c.model.batch_norm = "frozen"  # or "trained": batch statistics, averaged over devices
+    c.model.adapter_rank = 0  # above 0: low-rank adapters are trained, the encoder itself is not; see training.adapters
 
     c.degradations = ConfigDict()
     c.degradations.levels = 5
@@ -74,13 +75,11 @@ def default_config() -> ConfigDict:
 
     c.ratings = ConfigDict()  # learning from ratings, in place of degradations
     c.ratings.source = ""  # a rated set: its name, or "csv:FILE[@FOLDER]"; "" for none
-    c.ratings.method = "prompts"  # QualiCLIP+; or "adapter", low-rank changes of the image encoder
-    c.ratings.context = 16  # prompts: learned tokens in each
-    c.ratings.rank = 4  # adapter
+    c.ratings.context = 16  # learned tokens in each prompt (QualiCLIP+); with model.adapter_rank, prompts stay
     c.ratings.weight_mse = 1.0  # of scores and ratings normalised to 0..1
     c.ratings.weight_plcc = 1.0  # of 1 - Pearson's correlation within a batch
     c.ratings.weight_fidelity = 0.0  # of the fidelity loss of all pairs within a batch
-    c.ratings.weight_degradations = 0.0  # adapter: of the objective on degradations, as a regulariser
+    c.ratings.weight_degradations = 0.0  # with model.adapter_rank: of the objective on degradations, as a regulariser
 
     c.distillation = ConfigDict()  # learning what another model says of the degraded crops
     c.distillation.teacher = ""  # its name, as in model.weights; "" for none
@@ -155,7 +154,6 @@ def ratings_config(source: str) -> ConfigDict:
     c.data.crop_size = 384
     c.data.min_overlap = 1.0  # one crop an image
     c.optimizer.weight_decay = 0.0
-    c.optimizer.parameters = (("context", "cosine", 1.0), (".*", "frozen", 1.0))
     c.eval.photos = ""
     c.eval.best = "validation"
     return c
@@ -171,13 +169,12 @@ def adapter_config(source: str) -> ConfigDict:
     c.epochs = 20.0
     c.learning_rate = 1e-3
     c.temperature = 1.0
-    c.ratings.method = "adapter"
+    c.model.adapter_rank = 4
     c.ratings.weight_mse = 0.0  # the scale is fitted afterwards
     c.ratings.weight_fidelity = 1.0
     c.ratings.weight_degradations = 0.1
     c.data.crop_size = 224
     c.data.min_overlap = 0.5
-    c.optimizer.parameters = (("(down|up)/.*", "cosine", 1.0), (".*", "frozen", 1.0))
     return c
 
 
@@ -188,9 +185,26 @@ def to_json(config: ConfigDict) -> str:
 
 def with_defaults(old: dict[str, Any], defaults: dict[str, Any] | None = None) -> dict[str, Any]:
     """A config read from JSON, written by an earlier version, with the fields that it lacks at their defaults."""
-    defaults = json.loads(to_json(default_config())) if defaults is None else defaults
+    if defaults is None:
+        old, defaults = _moved(old), json.loads(to_json(default_config()))
     sections = [name for name, value in defaults.items() if isinstance(value, dict) and isinstance(old.get(name), dict)]
     return defaults | old | {name: with_defaults(old[name], defaults[name]) for name in sections}
+
+
+def _moved(old: dict[str, Any]) -> dict[str, Any]:
+    """The same config where `ratings.method` and `ratings.rank` said what `model.adapter_rank` says now."""
+    ratings = old.get("ratings")
+    if not isinstance(ratings, dict) or "method" not in ratings:
+        return old
+    moved = old | {"ratings": {name: value for name, value in ratings.items() if name not in ("method", "rank")}}
+    if not ratings["source"]:
+        return moved
+    (_, *schedule), *_ = old["optimizer"]["parameters"]  # further rows froze what is frozen in any case now
+    rank = ratings["rank"] if ratings["method"] == "adapter" else 0
+    return moved | {
+        "model": old["model"] | {"adapter_rank": rank},
+        "optimizer": old["optimizer"] | {"parameters": [[".*", *schedule]]},
+    }
 
 
 def depends_on_length(config: ConfigDict) -> bool:

@@ -120,7 +120,7 @@ def _with_probe(
                 advance=progress.advance,
                 stopping=stop.received,
             )
-        return jax.device_get(nnx.split(model.clip, nnx.Param, nnx.BatchStat)[1:])
+        return jax.device_get(nnx.split(build.build_trained(config, model), nnx.Param, nnx.BatchStat)[1:])
 
     return create_state(*parallel.from_primary(fit), recipe)
 
@@ -348,12 +348,18 @@ def _last_evaluation(directory: Path) -> tuple[int, dict[str, float]]:
     return step, {name: math.nan if value is None else value for name, value in rows[-1].items()}
 
 
+def _count(params: Any) -> str:
+    return f"{sum(x.size for x in jax.tree.leaves(params)) / 1e6:.2f} M"
+
+
 def print_header(config: ConfigDict, directory: Path, source: Source, state: TrainState, steps: int) -> None:
     """Says what is about to happen, on the primary process."""
     if not parallel.is_primary():
         return
     devices = jax.devices()
-    parameters = sum(x.size for x in jax.tree.leaves(state.params))
+    trained = f"{_count(state.params)} parameters"
+    if config.model.adapter_rank:
+        trained += f", adapters of {_count([state.params[name] for name in ('down', 'up')])}"
     size = config.data.crop_size
     crops = config.batch_size * 2 * config.degradations.levels
     made = f"{config.batch_size} images x 2 crops x {config.degradations.levels} levels = {crops} crops"
@@ -362,7 +368,7 @@ def print_header(config: ConfigDict, directory: Path, source: Source, state: Tra
     begin = f"going on from step {int(state.step)}" if int(state.step) else "from the start"
     print(
         f"devices    {len(devices)} x {devices[0].device_kind}, {jax.process_count()} process(es)\n"
-        f"model      {config.model.weights}, {parameters / 1e6:.2f} M parameters, {config.model.compute_dtype}\n"
+        f"model      {config.model.weights}, {trained}, {config.model.compute_dtype}\n"
         f"data       {source.describe()}\n"
         f"step       {made} of {size} x {size}\n"
         f"run        {steps} steps, {begin}; {directory}",

@@ -62,13 +62,14 @@ def warning(config: ConfigDict, steps: int) -> str:
     )
 
 
-def make_optimizer(config: ConfigDict, params: Any, steps: int) -> optax.GradientTransformation:
+def make_optimizer(config: ConfigDict, params: Any, steps: int, frozen: str = "") -> optax.GradientTransformation:
     """Builds the optimizer of a run.
 
     Args:
       config: a training config; used are `learning_rate` and the section `optimizer`.
       params: the parameters (shapes suffice).
       steps: length of the schedule.
+      frozen: a regular expression for the names of parameters that are frozen, whatever the table says.
 
     Returns:
       Clipping over all parameters, then for each row of `optimizer.parameters` its own schedule; frozen parameters get
@@ -79,17 +80,17 @@ def make_optimizer(config: ConfigDict, params: Any, steps: int) -> optax.Gradien
     """
     rows = [tuple(row) for row in config.optimizer.parameters]
     names = parameter_names(params)
-    labels, used = [], set()
-    for name in names:
-        row = next((i for i, (pattern, _, _) in enumerate(rows) if re.fullmatch(pattern, name)), None)
-        if row is None:
-            missed = [n for n in names if not any(re.fullmatch(p, n) for p, _, _ in rows)]
+    found = [next((i for i, (pattern, _, _) in enumerate(rows) if re.fullmatch(pattern, name)), None) for name in names]
+    labels, used = [], set(found)
+    for name, row in zip(names, found):
+        kept = re.fullmatch(frozen, name) is not None
+        if row is None and not kept:
+            missed = [n for n, i in zip(names, found) if i is None and not re.fullmatch(frozen, n)]
             raise UserError(
                 f"config.optimizer.parameters covers no schedule for {len(missed)} parameters, e.g. {missed[0]!r}: "
                 "add a row such as ('.*', 'cosine', 1.0) or ('.*', 'frozen', 1.0) at the end"
             )
-        labels.append(str(row))
-        used.add(row)
+        labels.append(str(len(rows) if kept else row))
     for i, (pattern, _, _) in enumerate(rows):
         if i not in used:
             raise UserError(
@@ -102,7 +103,7 @@ def make_optimizer(config: ConfigDict, params: Any, steps: int) -> optax.Gradien
         str(i): _one_schedule(config, schedule(config, kind, multiplier, steps), decayed)
         if kind != "frozen"
         else optax.set_to_zero()
-        for i, (_, kind, multiplier) in enumerate(rows)
+        for i, (_, kind, multiplier) in enumerate(rows + [(frozen, "frozen", 0.0)] * bool(frozen))
     }
     clip = [optax.clip_by_global_norm(config.optimizer.clip_norm)] if config.optimizer.clip_norm > 0 else []
     return optax.chain(*clip, optax.partition(transforms, jax.tree.unflatten(tree, labels)))

@@ -22,7 +22,7 @@ class TrainState(struct.PyTreeNode):
 
     Attributes:
       step: int32 [], steps done.
-      params: parameters of the image encoder, float32.
+      params: parameters of the image encoder, and of adapters or learned prompts, float32.
       batch_stats: running statistics of its BatchNorm layers; empty for a ViT.
       opt_state: state of the optimizer.
       ema: exponential moving average of `params`; None if not used.
@@ -96,7 +96,7 @@ class Recipe:
     teacher: "Teacher | None" = None
 
     def merge(self, params: Parameters, batch_stats: Parameters) -> Any:
-        """The model with these weights: a `models.CLIP`, or a `ratings.PromptLearner`."""
+        """The model with these weights: a `models.CLIP`, `adapters.Adapted` or `ratings.PromptLearner`."""
         return nnx.merge(self.graphdef, params, batch_stats, copy=True)  # a copy: training BatchNorm writes to it
 
 

@@ -57,6 +57,7 @@ def test_unlocked_configs_are_checked_field_by_field(tmp_path, change, message):
         ("model.compute_dtype", "float16"),
         ("model.position", "learned"),
         ("model.batch_norm", "half"),
+        ("model.adapter_rank", -1),
         ("degradations.types", ("jpg",)),
         ("degradations.levels", 6),
         ("degradations.composed", 8),

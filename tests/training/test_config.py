@@ -1,5 +1,6 @@
 """Configs: every file in configs/ is valid, and every mistake is one line that names the field."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -79,6 +80,21 @@ def test_differences_name_nested_fields():
     old = {"seed": 0, "data": {"source": "a", "flip": True}, "gone": 1}
     new = {"seed": 0, "data": {"source": "b", "flip": True}}
     assert config_lib.differences(old, new) == ["data.source: 'a' -> 'b'", "gone: 1 -> '(absent)'"]
+
+
+@pytest.mark.parametrize("method", ["prompts", "adapter", ""])
+def test_configs_of_earlier_versions_say_the_same(method):
+    """Those from before adapters had a field of their own; "" learns from degradations."""
+    made = {"prompts": config_lib.ratings_config, "adapter": config_lib.adapter_config}
+    config = made[method]("koniq10k") if method else config_lib.default_config()
+    new = json.loads(config_lib.to_json(config))
+    old = json.loads(config_lib.to_json(config))
+    del old["model"]["adapter_rank"], old["loss"]["weight_triplets"]
+    old["ratings"] |= {"method": method or "prompts", "rank": 4}
+    if method:
+        learned = {"prompts": "context", "adapter": "(down|up)/.*"}[method]
+        old["optimizer"]["parameters"] = [[learned, "cosine", 1.0], [".*", "frozen", 1.0]]
+    assert config_lib.differences(config_lib.with_defaults(old), new) == []
 
 
 def test_crops_larger_than_the_held_out_photos_name_the_field():

@@ -77,6 +77,18 @@ def test_frozen_parameters_stay_and_have_no_state():
     assert sum(x.size for x in jax.tree.leaves(state)) == 2 * 4 + 2  # two moments of four numbers, two counters
 
 
+def test_what_is_always_frozen_needs_no_row_and_may_have_one():
+    image, rest = ("image/.*", "constant", 1.0), (".*", "constant", 1.0)
+    for parameters in ((image,), (rest,), (image, (".*", "frozen", 1.0))):
+        tx = optimizer.make_optimizer(make_config(parameters=parameters), PARAMS, 10, frozen="logit_scale")
+        updates, state = tx.update(jax.tree.map(jnp.ones_like, PARAMS), tx.init(PARAMS), PARAMS)
+        assert updates["logit_scale"] == 0
+        assert updates["image"]["norm"]["scale"][0] != 0
+        assert sum(x.size for x in jax.tree.leaves(state)) == 2 * 4 + 2
+    with pytest.raises(UserError, match="covers no schedule for 1 parameters, e.g. 'image/norm/scale'"):
+        optimizer.make_optimizer(make_config(parameters=(("image/conv/.*", "cosine", 1.0),)), PARAMS, 10, "logit_scale")
+
+
 def test_multiplier_scales_the_rate():
     config = make_config(
         name="sgd", weight_decay=0.0, parameters=(("image/conv/.*", "constant", 0.5), (".*", "constant", 1.0))

@@ -13,8 +13,8 @@ from qualiclip_jax import QualiCLIP, cli, fit, prompts
 from qualiclip_jax.data import pristine, rated
 from qualiclip_jax.errors import UserError
 from qualiclip_jax.fitting import learn, run
-from qualiclip_jax.models import CLIP, CLIPConfig, EfficientNetConfig, ResNetConfig, TextConfig, ViTConfig
-from qualiclip_jax.training import adapters, build, config, evals, parallel, ratings
+from qualiclip_jax.models import CLIP, CLIPConfig, TextConfig, ViTConfig
+from qualiclip_jax.training import build, config, evals, parallel, ratings
 from qualiclip_jax.training.state import create_state
 from qualiclip_jax.training.step import train_step
 
@@ -22,9 +22,6 @@ TINY = CLIPConfig(
     embed_dim=8,
     image=ViTConfig(layers=1, width=16, heads=2, patch_size=16, image_size=32),
     text=TextConfig(layers=1, width=8, heads=1, vocab_size=prompts.END + 1),
-)
-LITE = EfficientNetConfig(
-    stem=8, channels=(8, 16), layers=(1, 1), kernels=(3, 3), strides=(1, 2), expansions=(1, 2), head=16, pooled=(0, 2)
 )
 PARTS = ["train"] * 32 + ["validation"] * 24 + ["test"] * 8
 
@@ -129,30 +126,6 @@ def test_losses_are_those_of_their_formulas():
         np.testing.assert_allclose(found[name], value, rtol=1e-4)
     constant = jax.grad(lambda x: sum(ratings.losses(x, jax.numpy.asarray(rating)).values()))(jax.numpy.full(6, 0.5))
     assert np.isfinite(constant).all()
-
-
-@pytest.mark.parametrize(
-    ("image", "count"),
-    [(TINY.image, 4), (ResNetConfig((1, 1, 1, 1), 4, 2, 32), 12), (LITE, 3)],
-    ids=["vit", "resnet", "efficientnet"],
-)
-def test_adapters_add_products_to_the_kernels_and_to_nothing_else(image, count):
-    clip = CLIP(CLIPConfig(embed_dim=8, image=image), rngs=nnx.Rngs(0))
-    adapted = adapters.Adapted(clip, rank=2, seed=0)
-    assert len(adapted.paths) == count
-    before, start = (dict(nnx.to_flat_state(nnx.state(c))) for c in (clip, adapted.parts(None)[0]))
-    assert all(np.array_equal(before[path][...], start[path][...]) for path in before)
-    rng = np.random.default_rng(0)
-    for up in adapted.up:
-        up.set_value(jax.numpy.asarray(rng.normal(size=up.shape), jax.numpy.float32))
-    after = dict(nnx.to_flat_state(nnx.state(adapted.parts(None)[0])))
-    changes = {path: np.asarray(after[path][...]) - np.asarray(before[path][...]) for path in before}
-    assert {path for path, change in changes.items() if change.any()} == {("image", *path) for path in adapted.paths}
-    for path, down, up in zip(adapted.paths, adapted.down, adapted.up):
-        change = changes["image", *path]
-        product = np.einsum("...ir,...ro->...io", np.asarray(down[...]), np.asarray(up[...]))
-        np.testing.assert_allclose(change, product, atol=1e-5)
-        assert np.linalg.matrix_rank(change.reshape(-1, *change.shape[-2:])[0], tol=1e-4) == 2
 
 
 def short(make):
