@@ -11,6 +11,7 @@ from qualiclip_jax.models.clip_config import CLIPConfig, ResNetConfig, TextConfi
 from qualiclip_jax.models.config_base import ImageConfig
 from qualiclip_jax.models.pixels import PIXELS
 
+HUGGING_FACE_KINDS = ("clip", "metaclip_2", "siglip", "siglip2")
 # What transformers.CLIPConfig assumes where a config.json is silent.
 TEXT_DEFAULTS = {
     "num_hidden_layers": 12,
@@ -63,17 +64,18 @@ LEGACY_END_TOKEN = 2  # older configs carry it by mistake; transformers then loo
 
 
 def from_hugging_face(fields: dict[str, Any]) -> CLIPConfig:
-    """The architecture in the fields of a `config.json` of model type "clip", "siglip" or "siglip2" (NaFlex).
+    """The architecture in the fields of a `config.json` of model type "clip", "metaclip_2", "siglip" or "siglip2"
+    (NaFlex).
 
-    Source: CLIPConfig of transformers, legacy `text_config_dict` and `vision_config_dict` included; SiglipConfig;
-    Siglip2Config.
+    Source: CLIPConfig of transformers, legacy `text_config_dict` and `vision_config_dict` included; MetaClip2Config;
+    SiglipConfig; Siglip2Config.
 
     Raises:
       ValueError, UserError: another model type, or something that this package does not build.
     """
     kind = fields.get("model_type")
-    if kind not in ("clip", "siglip", "siglip2"):
-        raise ValueError(f"model type {kind!r}, not 'clip', 'siglip' or 'siglip2'")
+    if kind not in HUGGING_FACE_KINDS:
+        raise ValueError(f"model type {kind!r}, none of {', '.join(HUGGING_FACE_KINDS)}")
 
     def part(name: str, defaults: dict[str, Any]) -> dict[str, Any]:
         return defaults | (fields.get(f"{name}_config") or {}) | (fields.get(f"{name}_config_dict") or {})
@@ -88,7 +90,7 @@ def from_hugging_face(fields: dict[str, Any]) -> CLIPConfig:
             "layer_norm_eps": part["layer_norm_eps"],
         }
 
-    siglip, naflex = kind != "clip", kind == "siglip2"
+    siglip, naflex, metaclip = kind.startswith("siglip"), kind == "siglip2", kind == "metaclip_2"
     text = part("text", SIGLIP_TEXT_DEFAULTS if siglip else TEXT_DEFAULTS)
     vision = part("vision", SIGLIP_VISION_DEFAULTS if siglip else VISION_DEFAULTS)
     if vision["num_channels"] != 3:
@@ -110,8 +112,10 @@ def from_hugging_face(fields: dict[str, Any]) -> CLIPConfig:
             TextConfig(**texts, causal=False, pool="last", projection_bias=True),
             logit_bias=True,
         )
-    end_token = None if text["eos_token_id"] == LEGACY_END_TOKEN else text["eos_token_id"]
-    return CLIPConfig(fields.get("projection_dim", 512), ViTConfig(**image), TextConfig(**texts, end_token=end_token))
+    end_token = text["eos_token_id"]
+    texts |= {"end_token": None if end_token == LEGACY_END_TOKEN and not metaclip else end_token}
+    texts |= {"tokenizer": "own"} if metaclip else {}
+    return CLIPConfig(fields.get("projection_dim", 512), ViTConfig(**image), TextConfig(**texts))
 
 
 # The fields of open_clip's configs. A field may hold these values; any (None), where it is read below, or changes no

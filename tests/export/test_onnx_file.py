@@ -44,8 +44,9 @@ def test_a_native_position_fixes_the_size():
     np.testing.assert_allclose(run(exported, images)[1], model.attributes(images), atol=2e-6)
 
 
-def test_other_activation():
-    image = dataclasses.replace(VIT.image, activation="gelu", layers=1)
+@pytest.mark.parametrize("pool", ["mean", "norm_mean"])
+def test_other_activation_and_pools(pool):
+    image = dataclasses.replace(VIT.image, activation="gelu", layers=1, pool=pool)
     model = make_model(dataclasses.replace(VIT, image=image, position="none"))
     images = np.random.default_rng(0).integers(0, 256, (1, 64, 48, 3), np.uint8)
     np.testing.assert_allclose(run(onnx_file.build(model, "vit"), images)[1], model.attributes(images), atol=2e-6)

@@ -53,7 +53,7 @@ def test_legacy_fields():
 @pytest.mark.parametrize(
     ("fields", "named"),
     [
-        ({"model_type": "blip"}, "'blip', not 'clip', 'siglip' or 'siglip2'"),
+        ({"model_type": "blip"}, "'blip', none of clip, metaclip_2, siglip, siglip2"),
         ({"model_type": "siglip2", "vision_config": {"num_patches": 250}}, "num_patches must be a square, got 250"),
         ({"model_type": "siglip", "vision_config": {"vision_use_head": False}}, "without an attention pool"),
         ({"model_type": "siglip", "text_config": {"projection_size": 8}}, "gives 768 features, not 8"),

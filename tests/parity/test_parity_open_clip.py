@@ -2,8 +2,6 @@
 
 import dataclasses
 
-import jax.numpy as jnp
-import numpy as np
 import pytest
 
 from qualiclip_jax.models import convert, published
@@ -60,10 +58,6 @@ def test_plain_vits(open_clip, torch, disturb, images, tokens, assert_parity, vi
     ours = convert.from_state_dict(state, config=published.from_open_clip({"model_cfg": config}))
     assert_parity(ours, images(32, 32), theirs.encode_image)
     assert_parity(ours, tokens, theirs.encode_text)
-    if vision.get("pool_type") == "avg":  # padding counts for nothing
-        padded = np.pad(images(32, 32), ((0, 0), (0, 16), (0, 8), (0, 0)), constant_values=9)
-        features = ours.encode_image(jnp.asarray(padded), jnp.array([[32, 32]]))
-        np.testing.assert_allclose(features, ours.encode_image(jnp.asarray(images(32, 32))), atol=1e-5)
 
 
 def test_every_field_of_open_clip_is_known(open_clip):

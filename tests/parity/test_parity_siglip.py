@@ -3,6 +3,7 @@ features, and from the files of a hub to the score.
 """
 
 import copy
+import dataclasses
 import json
 
 import jax.numpy as jnp
@@ -210,7 +211,7 @@ def test_tokens_of_models_of_open_clip(transformers, tmp_path):
     text = {"layers": 1, "width": 8, "heads": 1, "vocab_size": 20, "context_length": 12, "tokenizer": "own"}
     image = models.ViTConfig(1, 8, 1, 8, 32)
     clip = models.CLIP(models.CLIPConfig(8, image, models.TextConfig(**text, end_token=2)), rngs=nnx.Rngs(0))
-    features = clip.encode_text(jnp.asarray(expected, jnp.int32))
+    features = nnx.jit(type(clip).encode_text)(clip, jnp.asarray(expected, jnp.int32))
     features /= jnp.linalg.norm(features, axis=-1, keepdims=True)
     np.testing.assert_allclose(prompts.text_features(clip, [texts], tmp_path)[0], features, atol=1e-6)
     bert.save_pretrained(tmp_path)
@@ -246,6 +247,55 @@ def clip_files(torch, disturb, transformers):
         "owner/vit/open_clip_model.safetensors": safetensors.numpy.save(convert.to_openai_state_dict(ours)),
     }
     return theirs, files
+
+
+@pytest.mark.parametrize(("image_pool", "text_pool"), [("mean", "first"), ("norm_mean", "last")])
+def test_features_read_elsewhere(torch, transformers, disturb, images, tokens, assert_parity, image_pool, text_pool):
+    """By the mean of the patches, and at another token: from the last states of transformers' CLIP."""
+    theirs, files = clip_files(torch, disturb, transformers)
+    state = safetensors.numpy.load(files["owner/vit/open_clip_model.safetensors"])
+    scales, block = {}, theirs.vision_model.encoder.layers[1]
+    for name, layer in (("ls_1", block.self_attn.out_proj), ("ls_2", block.mlp.fc2)):  # LayerScale of open_clip
+        scale = torch.rand(48)
+        scales[f"visual.transformer.resblocks.1.{name}.gamma"] = scale.numpy()
+        layer.register_forward_hook(lambda *call, scale=scale: call[-1] * scale)
+    config = published.from_hugging_face(theirs.config.to_dict())
+    image, text = (
+        dataclasses.replace(part, pool=pool) for part, pool in ((config.image, image_pool), (config.text, text_pool))
+    )
+    ours = convert.from_state_dict(state | scales, config=dataclasses.replace(config, image=image, text=text))
+
+    def of_images(x):
+        x, norm = theirs.vision_model(pixel_values=x).last_hidden_state, theirs.vision_model.post_layernorm
+        x = norm(x[:, 1:].mean(1)) if image_pool == "mean" else norm(x[:, 1:]).mean(1)
+        return theirs.visual_projection(x)
+
+    def of_texts(ids):
+        states = theirs.text_model(input_ids=ids).last_hidden_state
+        return theirs.text_projection(states[:, 0 if text_pool == "first" else -1])
+
+    assert_parity(ours, tokens, of_texts)
+    if image_pool == "mean":
+        assert_parity(ours, images(32, 32), of_images)
+        return
+    padded = np.pad(images(32, 32), ((0, 0), (0, 16), (0, 8), (0, 0)), constant_values=9)
+    with torch.no_grad():
+        expected = of_images(torch.tensor(images(32, 32).transpose(0, 3, 1, 2))).numpy()
+    features = nnx.jit(type(ours).encode_image)(ours, jnp.asarray(padded), jnp.array([[32, 32]]))
+    assert np.abs(features - expected).max() <= TOLERANCE * np.abs(expected).max()
+
+
+def test_texts_of_metaclip_2(torch, transformers, disturb, tokens, assert_parity):
+    text = {**SMALL, "vocab_size": 49408, "eos_token_id": 2}
+    config = transformers.MetaClip2Config(projection_dim=24, vision_config=VISION, text_config=text)
+    theirs = disturb(transformers.MetaClip2Model(config))
+    ours = convert.from_state_dict(
+        {name: value.numpy() for name, value in theirs.state_dict().items()},
+        config=published.from_hugging_face(config.to_dict()),
+    )
+    assert ours.config.text.tokenizer == "own"
+    tokens = np.where(tokens == 49407, 2, tokens)
+    assert_parity(ours, tokens, lambda ids: theirs.get_text_features(input_ids=ids).pooler_output)
 
 
 @pytest.mark.parametrize(
