@@ -13,7 +13,7 @@ from qualiclip_jax.degradations.catalog import factor_matrix
 from qualiclip_jax.errors import UserError
 from qualiclip_jax.models import backbones, lite, weights
 from qualiclip_jax.models.clip_config import image_config
-from qualiclip_jax.training import distill, optimizer, probe
+from qualiclip_jax.training import distill, optimizer, probe, votes
 from qualiclip_jax.training.adapters import Adapted
 from qualiclip_jax.training.ratings import Objective, PromptLearner
 from qualiclip_jax.training.state import Parameters, Recipe, TrainState
@@ -143,7 +143,7 @@ def build_recipe(config: ConfigDict, model: models.Model, steps: int) -> tuple[R
         },
         weights={
             **{name: config.loss[f"weight_{name}"] for name in LOSSES},
-            "distillation": config.distillation.weight,
+            **dict.fromkeys(("distillation", "votes"), config.distillation.weight),
         },
         margin_triplets=config.loss.margin_triplets,
         ema_decay=config.optimizer.ema_decay,
@@ -162,6 +162,9 @@ def _teacher(config: ConfigDict, student_bias: float | None) -> distill.Teacher 
         return None
     pairs, compute_dtype = prompts.check_prompts(config.prompts), config.model.compute_dtype
     model = zoo.build(name, prompts=pairs, compute_dtype=compute_dtype)
+    if config.distillation.by == "votes":
+        options = {"scored": config.scored, "majority": config.distillation.majority}
+        return votes.Voters.of(model, config.temperature, student_bias, **options)
     return distill.Teacher.of(model, config.temperature, student_bias)
 
 

@@ -92,6 +92,12 @@ def check(config: ConfigDict) -> None:
         require(not config.probe.images, "probe.images", "0 with ratings.source")
         require(not config.distillation.teacher, "distillation.teacher", "'' with ratings.source")
         require(not config.eval.photos, "eval.photos", "'' with ratings.source")
+    distillation, votes = config.distillation, "with distillation.by 'votes'"
+    require(distillation.by in ("scores", "votes"), "distillation.by", "'scores' or 'votes'")
+    require(0.5 < distillation.majority <= 1, "distillation.majority", "above 0.5, at most 1")
+    if distillation.teacher and distillation.by == "votes":
+        require(config.batch_size >= 2, "batch_size", f"2 or more {votes}")
+        require(config.optimizer.accumulate == 1, "optimizer.accumulate", f"1 {votes}")
     _check_camera(config, require)
     try:
         groups = len(types_by_group(config.degradations.types or TYPES))

@@ -83,6 +83,8 @@ def default_config() -> ConfigDict:
 
     c.distillation = ConfigDict()  # learning what another model says of the degraded crops
     c.distillation.teacher = ""  # its name, as in model.weights; "" for none
+    c.distillation.by = "scores"  # or "votes": only which of two photos is better, see training.votes
+    c.distillation.majority = 0.75  # votes: the share of them that decides a pair; others are left out
     c.distillation.weight = 1.0  # of that loss, beside those of `loss`
 
     c.probe = ConfigDict()  # ours: the projection in closed form before the first step, see training.probe

@@ -8,7 +8,7 @@ antonym pair in place of the softmax over classes.
 """
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import jax
 import numpy as np
@@ -17,7 +17,7 @@ from flax import nnx
 from qualiclip_jax import models, quality
 
 if TYPE_CHECKING:
-    from qualiclip_jax.training.state import Parameters
+    from qualiclip_jax.training.state import AxisName, Parameters
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -31,7 +31,10 @@ class Teacher:
       temperature, bias: of its scores, see `quality.attribute_scores`.
       student_temperature, student_bias: of the student's.
       provenance: where it comes from, JSON-able.
+      loss_name: what metrics call the loss.
     """
+
+    loss_name: ClassVar[str] = "distillation"
 
     graphdef: nnx.GraphDef[Any]
     parameters: "Parameters"
@@ -43,11 +46,11 @@ class Teacher:
     provenance: dict[str, Any]
 
     @classmethod
-    def of(cls, model: models.Model, student_temperature: float, student_bias: float | None) -> "Teacher":
-        """The teacher that a model is."""
+    def of(cls, model: models.Model, student_temperature: float, student_bias: float | None, **options: Any) -> Self:
+        """The teacher that a model is; `options` are further attributes of a subclass."""
         graphdef, parameters = nnx.split(model.clip.image)
         scores = model.prompt_features, model.temperature, model.bias
-        return cls(graphdef, parameters, *scores, student_temperature, student_bias, model.provenance)
+        return cls(graphdef, parameters, *scores, student_temperature, student_bias, model.provenance, **options)
 
     def logits(self, parameters: "Parameters | None", images: jax.Array) -> jax.Array:
         """What the teacher says.
@@ -65,17 +68,24 @@ class Teacher:
         similarity = quality.similarities(features.reshape(*images.shape[:3], -1), self.prompt_features)
         return quality.pair_logits(similarity, self.temperature, self.bias)
 
-    def compare(self, similarity: jax.Array, taught: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """The student's loss, float [B], and its agreement with the teacher.
+    def compare(
+        self, similarity: jax.Array, taught: jax.Array, axis_name: "AxisName"
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """The student's loss, a scalar, and metrics: `agreement` with the teacher.
 
         The agreement is Pearson's correlation of their logits over all crops, averaged over the pairs of prompts.
 
         Args:
           similarity: float [B, L, 2, P, 2], the student's similarities.
           taught: float [B, L, 2, P], the teacher's `logits`.
+          axis_name: device axis of the batch; None on a single device.
         """
-        logits = quality.pair_logits(similarity, self.student_temperature, self.student_bias)
-        return loss(logits, taught).mean((1, 2, 3)), _correlation(logits, taught)
+        logits = self.student_logits(similarity)
+        return loss(logits, taught).mean(), {"agreement": _correlation(logits, taught)}
+
+    def student_logits(self, similarity: jax.Array) -> jax.Array:
+        """The student's logits [..., P] from its similarities [..., P, 2]."""
+        return quality.pair_logits(similarity, self.student_temperature, self.student_bias)
 
 
 def loss(logits: jax.Array, taught: jax.Array) -> jax.Array:

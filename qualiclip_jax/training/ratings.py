@@ -106,14 +106,21 @@ def losses(score: jax.Array, rating: jax.Array) -> dict[str, jax.Array]:
     """
     x, y = score - score.mean(), rating - rating.mean()
     correlation = (x * y).mean() * jax.lax.rsqrt((x * x).mean() * (y * y).mean() + TINY_VARIANCE)
-    better, truly = (_preferred(z * jax.lax.rsqrt((z * z).mean() + TINY_VARIANCE)) for z in (x, y))
-    fidelity = 1 - jnp.sqrt(better * truly) - jnp.sqrt((1 - better) * (1 - truly))
-    return {"mse": jnp.square(score - rating).mean(), "plcc": 1 - correlation, "fidelity": fidelity.mean()}
+    pairs = fidelity(preferred(score), preferred(rating))
+    return {"mse": jnp.square(score - rating).mean(), "plcc": 1 - correlation, "fidelity": pairs.mean()}
 
 
-def _preferred(z: jax.Array) -> jax.Array:
-    """The probability that image i is preferred to image j, [N, N], within (0, 1): its root has a gradient."""
-    return jnp.clip(jax.scipy.stats.norm.cdf((z[:, None] - z) * 0.5**0.5), 1e-4, 1 - 1e-4)
+def preferred(score: jax.Array) -> jax.Array:
+    """The probability that image i is better than image j, [N, N], by the difference of scores [N] (Thurstone)."""
+    z = score - score.mean()
+    z = z * jax.lax.rsqrt((z * z).mean() + TINY_VARIANCE)
+    return jax.scipy.stats.norm.cdf((z[:, None] - z) * 0.5**0.5)
+
+
+def fidelity(better: jax.Array, truly: jax.Array | float) -> jax.Array:
+    """The fidelity loss of probabilities, elementwise: 0 where they agree, 1 where they exclude each other."""
+    better, truly = (jnp.clip(x, 1e-4, 1 - 1e-4) for x in (better, truly))  # the root has a gradient there
+    return 1 - jnp.sqrt(better * truly) - jnp.sqrt((1 - better) * (1 - truly))
 
 
 def loss_fn(

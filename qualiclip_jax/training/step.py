@@ -169,7 +169,7 @@ def loss_fn(
       recipe: the constants of the run.
       axis_name: device axis of the batch; None on a single device.
       across: the loss across images and its gradient, if these are not all images of this device.
-      taught: float32 [B, L, 2, P], what the teacher of a distillation says.
+      taught: what the teacher of a distillation says, see `Teacher.logits`.
 
     Returns:
       The loss, averaged over images, and (metrics, new batch_stats).
@@ -188,10 +188,9 @@ def loss_fn(
         losses["across"] = across.value + (across.gradient * (similarity - jax.lax.stop_gradient(similarity))).sum()
     elif recipe.weights["across"]:
         losses["across"] = _across_images(similarity, severities, recipe, axis_name)
-    agreement = {}
+    agreement: dict[str, jax.Array] = {}
     if taught is not None and recipe.teacher is not None:
-        distillation, correlation = recipe.teacher.compare(similarity, taught)
-        losses["distillation"], agreement = distillation.mean(), {"agreement": correlation}
+        losses[recipe.teacher.loss_name], agreement = recipe.teacher.compare(similarity, taught, axis_name)
     loss = sum((recipe.weights[name] * value for name, value in losses.items()), start=jnp.zeros(()))
     metrics = {
         "loss": loss,
@@ -328,7 +327,7 @@ def train_step(
       The state after the step, and metrics averaged over all devices: `loss`, `consistency`, `positive`, `negative`,
       `rank_accuracy`, `gradient_norm`, `parameter_norm`, `update_norm`, `learning_rate` (scalars),
       `similarity_positive` and `similarity_negative` ([L]), `across` and `triplets` where their weights are not 0, and
-      `distillation` and `agreement` where there is a teacher.
+      `distillation` (or `votes` and `decided`) and `agreement` where there is a teacher.
     """
     held = state.params, state.batch_stats, state.teacher
     on_device = functools.partial(gradients, recipe=recipe, axis_name=axis_name)
