@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from qualiclip_jax import models
+from qualiclip_jax import models, quality
 from qualiclip_jax.errors import UserError
 from qualiclip_jax.models import Model
 from qualiclip_jax.models.tree import Skeleton, by_path, check_shapes
@@ -71,6 +71,7 @@ def _items(model: Model, store: str = STORES[0]) -> tuple[dict[str, Any], dict[s
         "provenance": model.provenance if store == STORES[0] else model.provenance | {"stored": store},
         "scored": model.scored,
         **({} if model.bias is None else {"bias": float(model.bias)}),
+        **({} if model.magnitude is None else {"magnitude": model.magnitude._asdict()}),
         "rating": None if model.rating is None else model.rating.to_dict(),
     }
     arrays = _on_host(arrays) if store == STORES[0] else jax.tree_util.tree_map_with_path(_halved, _on_host(arrays))
@@ -175,6 +176,7 @@ def _facts(meta: dict[str, Any]) -> dict[str, Any]:
         "provenance": dict(meta.get("provenance", {})),
         "scored": int(meta.get("scored", 0)),
         "bias": None if meta.get("bias") is None else float(meta["bias"]),
+        "magnitude": None if meta.get("magnitude") is None else quality.Magnitude(**meta["magnitude"]),
     }
 
 

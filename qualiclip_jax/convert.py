@@ -59,6 +59,13 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         "that a SigLIP learned (default: the model's own, mostly softmax)",
     )
     parser.add_argument(
+        "--magnitude",
+        type=float,
+        metavar="WEIGHT",
+        help="let the magnitude of the image features count in scores, beside the cosines with their weight of 1 "
+        "(MA-CLIP takes 0.6; default: it does not count)",
+    )
+    parser.add_argument(
         "--position",
         choices=("none", "native", "interpolate"),
         help="positional embedding of the image encoder (default: none for a ResNet, interpolate for a ViT)",
@@ -84,6 +91,8 @@ def main(argv: Sequence[str]) -> None:
         raise UserError(f"{args.out} exists already: choose another name, or remove it first")
     if args.temperature is not None and not 0 < args.temperature < float("inf"):
         raise UserError(f"--temperature must be positive and finite, got {args.temperature}")
+    if args.magnitude is not None and not 0 < args.magnitude < float("inf"):
+        raise UserError(f"--magnitude must be positive and finite, got {args.magnitude}")
 
     from qualiclip_jax import checkpoint, zoo
 
@@ -91,6 +100,10 @@ def main(argv: Sequence[str]) -> None:
         args.source, prompts=args.prompts, tokenizer=args.tokenizer, temperature=args.temperature,
         similarity=args.similarity, text_encoder=args.text_encoder, position=args.position, activation=args.activation,
     )  # fmt: skip
+    if args.magnitude is not None:
+        from qualiclip_jax.inference import magnitude
+
+        model = magnitude.fused(model, args.magnitude)
     checkpoint.save_model(args.out, model, args.store)
     model = checkpoint.load_model(args.out)  # rounded, perhaps
     print(f"{args.out}: {describe(model.clip)}, {len(model.prompts)} prompt pairs, fingerprint {model.fingerprint}")

@@ -1,11 +1,26 @@
 """From image features to a quality score in [0, 1], higher is better."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 Array = jax.Array | np.ndarray
 LOGIT_SCALE = 100.0  # CLIP's, at temperature 1
+
+
+class Magnitude(NamedTuple):
+    """How the magnitude of image features counts in scores.
+
+    Attributes:
+      weight: of its score; that of the cosines has the weight 1.
+      center, spread: mean and deviation of `magnitude` over some photos, constants of the model.
+    """
+
+    weight: float
+    center: float
+    spread: float
 
 
 def unit(features: jax.Array) -> jax.Array:
@@ -29,7 +44,11 @@ def similarities(features: jax.Array, prompt_features: Array) -> jax.Array:
 
 
 def attribute_scores(
-    features: jax.Array, prompt_features: Array, temperature: float = 1.0, bias: float | None = None
+    features: jax.Array,
+    prompt_features: Array,
+    temperature: float = 1.0,
+    bias: float | None = None,
+    fused: Magnitude | None = None,
 ) -> jax.Array:
     """One score for each antonym pair.
 
@@ -37,16 +56,50 @@ def attribute_scores(
     SigLIP was trained: p = sigmoid(100 cos / temperature + bias), and the score is p_positive / (p_positive +
     p_negative). Where both are small, that is nearly the softmax.
 
+    With `fused`, each is averaged with the same score of the features' magnitude, see `magnitude_score`, and so is the
+    score of the image, their mean. Source: MA-CLIP (2511.09948), whose weights are 1.0 and 0.6. There, these two are
+    moved in opposite directions by the difference of both scores, times a factor that we do not know; here they are
+    constant.
+
     Args:
       features: float [..., D].
       prompt_features: float [P, 2, D], unit length, positive first.
       temperature: divides the logits 100 cos; 1 is the authors' hub release, 2 their port in IQA-PyTorch.
       bias: added to the logits of the sigmoids; None for the softmax.
+      fused: how the magnitude counts; None where it does not.
 
     Returns:
       float32 [..., P] in [0, 1].
     """
-    return jax.nn.sigmoid(attribute_logits(features, prompt_features, temperature, bias))
+    scores = jax.nn.sigmoid(attribute_logits(features, prompt_features, temperature, bias))
+    if fused is None:
+        return scores
+    return (scores + fused.weight * magnitude_score(features, fused)[..., None]) / (1 + fused.weight)
+
+
+def magnitude(features: jax.Array) -> jax.Array:
+    """The magnitude of features that are not normalised: the mean Box-Cox transform of their absolute values.
+
+    The exponent is 0.5: (sqrt(|f|) - 1) / 0.5. Source: MA-CLIP (2511.09948).
+
+    Args:
+      features: float [..., D].
+
+    Returns:
+      float32 [...], -2 or more.
+    """
+    size = jnp.abs(features.astype(jnp.float32))
+    positive = size > 0  # the root has no gradient at 0
+    return 2 * (jnp.where(positive, jnp.sqrt(jnp.where(positive, size, 1)), 0) - 1).mean(-1)
+
+
+def magnitude_score(features: jax.Array, fused: Magnitude) -> jax.Array:
+    """A score by the magnitude alone, float32 [...] in [0, 1]: a sigmoid of it, standardised by the model's constants.
+
+    How the paper brings magnitudes to the range of scores is not known to us. This way is ours: a score does not depend
+    on what else is scored.
+    """
+    return jax.nn.sigmoid((magnitude(features) - fused.center) / fused.spread)
 
 
 def attribute_logits(

@@ -1,10 +1,11 @@
-"""The score against scipy's softmax."""
+"""The score against scipy's softmax and Box-Cox transform."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy.special import softmax
+from scipy.special import expit, softmax
+from scipy.stats import boxcox
 
 from qualiclip_jax import quality
 
@@ -26,3 +27,20 @@ def test_zero_features_have_a_finite_gradient():
     prompts = jnp.eye(4, dtype=jnp.float32)[None, :2]
     gradient = jax.grad(lambda f: quality.quality_score(f, prompts).sum())(jnp.zeros((2, 4)))
     assert np.all(np.isfinite(gradient))
+
+
+def test_the_magnitude_counts_as_the_mean_box_cox_transform():
+    rng = np.random.default_rng(1)
+    features, prompts = rng.normal(size=(4, 16)), rng.normal(size=(7, 2, 16))
+    prompts /= np.linalg.norm(prompts, axis=-1, keepdims=True)
+    expected = boxcox(np.abs(features), 0.5).mean(-1)
+    given = jnp.array(features, jnp.float32), jnp.array(prompts, jnp.float32)
+    np.testing.assert_allclose(quality.magnitude(given[0]), expected, atol=1e-5)
+    fused = quality.Magnitude(0.6, -0.3, 0.2)
+    by_cosine = np.asarray(quality.attribute_scores(*given))
+    both = (by_cosine + 0.6 * expit((expected + 0.3) / 0.2)[:, None]) / 1.6
+    np.testing.assert_allclose(quality.attribute_scores(*given, fused=fused), both, atol=1e-5)
+    low, high = (quality.attribute_scores(given[0] * x, given[1], fused=fused) for x in (1e-9, 1e9))
+    assert 0 <= low.min() < high.max() <= 1
+    slope = jax.grad(lambda x: quality.magnitude_score(x, fused).sum())(jnp.zeros((2, 4)))
+    assert np.all(np.isfinite(slope))

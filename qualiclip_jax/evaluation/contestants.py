@@ -57,6 +57,8 @@ class ScoringModel:
             "temperature": self.model.temperature,
             "prompts": len(self.model.prompts),
         } | self.model.provenance
+        if self.model.magnitude is not None:
+            self.facts["magnitude"] = self.model.magnitude._asdict()
         if self.model.rating is not None:
             self.facts["judged by"] = "its ratings (MOS), not its scores"
 

@@ -46,9 +46,12 @@ def build(model: models.Model, name: str, pixels: str = INPUTS[0]) -> "onnx.Mode
       pixels: "uint8" (0 to 255), or "float32" (0 to 1).
 
     Raises:
-      UserError: onnx is not installed, or the model is larger than a file of ONNX can be.
+      UserError: onnx is not installed, the model is larger than a file of ONNX can be, or its scores count the
+        magnitude of features.
     """
     require("onnx")
+    if model.magnitude is not None:
+        raise UserError(f"{name}: scores that count the magnitude are not exported to ONNX: take --format stablehlo")
     from onnx import TensorProto, helper
 
     clip, graph = models.fold_batch_norm(model.clip), Graph()

@@ -34,7 +34,7 @@ class Encoder:
     def __init__(self, model: models.Model, columns: np.ndarray | None = None):
         self._columns = columns
         self.config = model.clip.config
-        self._temperature, self._bias = model.temperature, model.bias
+        self._judged_by = model.temperature, model.bias, model.magnitude
         rater = None if model.rating is None else model.rating.rater
         self._rater = rater if rater is not None and rater.clip is model.clip else None  # of the same features
         self.take(model)
@@ -253,12 +253,10 @@ class Encoder:
 
     def _quality(self, state: Any, features: jax.Array) -> jax.Array:
         features, more = jnp.split(features.astype(jnp.float32), [self.config.embed_dim], axis=-1)
-        attributes = quality.attribute_scores(features, state[1], self._temperature, self._bias)
+        attributes = quality.attribute_scores(features, state[1], *self._judged_by)
         if (rater := self._rater) is not None:
-            rated = quality.attribute_scores(
-                features, jnp.asarray(rater.prompt_features), rater.temperature, rater.bias
-            )
-            more = jnp.concatenate([rater.score_of(rated)[..., None], more], axis=-1)
+            rated = rater.score_of(rater.attribute_scores(features))
+            more = jnp.concatenate([rated[..., None], more], axis=-1)
         return jnp.concatenate([attributes, more], axis=-1) if more.shape[-1] else attributes
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from qualiclip_jax import models, quality
+from qualiclip_jax import models
 
 
 def judge(model: models.Model) -> Callable[[jax.Array], tuple[jax.Array, jax.Array]]:
@@ -18,6 +18,6 @@ def judge(model: models.Model) -> Callable[[jax.Array], tuple[jax.Array, jax.Arr
     def of(images: jax.Array) -> tuple[jax.Array, jax.Array]:
         scale = 1 / 255 if images.dtype == jnp.uint8 else 1.0
         features = encoder(models.normalise(images.astype(jnp.float32) * scale), None).astype(jnp.float32)
-        return features, quality.attribute_scores(features, model.prompt_features, model.temperature, model.bias)
+        return features, model.attribute_scores(features)
 
     return of

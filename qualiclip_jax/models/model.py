@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 
+from qualiclip_jax import quality
 from qualiclip_jax.errors import UserError
 from qualiclip_jax.models.clip import CLIP
 from qualiclip_jax.models.rating import Rating
@@ -30,10 +31,11 @@ class Model:
       scored: the score is the mean over so many pairs, the first ones; 0 is all. The others only tell attributes.
       rating: how images are rated on somebody's scale, beside the score; None if that was never fitted.
       bias: of the logits, where each prompt is judged by a sigmoid of its own; None for the softmax over a pair.
+      magnitude: how the magnitude of the features counts in scores; None where it does not.
 
     Raises:
-      UserError: the prompt features or the rating do not fit the prompts and the CLIP, or the temperature is not
-        positive.
+      UserError: the prompt features or the rating do not fit the prompts and the CLIP, or the temperature, or a number
+        of the magnitude, is not positive and finite.
     """
 
     clip: CLIP
@@ -44,6 +46,7 @@ class Model:
     scored: int = 0
     rating: Rating | None = None
     bias: float | None = None
+    magnitude: quality.Magnitude | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "prompts", tuple((positive, negative) for positive, negative in self.prompts))
@@ -55,6 +58,9 @@ class Model:
             raise UserError(f"the temperature must be positive and finite, got {self.temperature}")
         if self.bias is not None and not math.isfinite(self.bias):
             raise UserError(f"the bias must be finite, got {self.bias}")
+        fused = self.magnitude
+        if fused is not None and not (min(fused.weight, fused.spread) > 0 and np.isfinite(fused).all()):
+            raise UserError(f"weight and spread of the magnitude must be positive and finite, got {fused}")
         if not 0 <= self.scored <= len(self.prompts):
             raise UserError(
                 f"the score is said to be of {self.scored} pairs of prompts, but there are {len(self.prompts)}"
@@ -64,6 +70,10 @@ class Model:
             given = (len(self.rating.columns), len(self.rating.attributes))
             if given != expected:
                 raise UserError(f"the rating is of {given} features and attributes, the model has {expected}")
+
+    def attribute_scores(self, features: jax.Array) -> jax.Array:
+        """One score for each antonym pair, float32 [..., P], of image features [..., D] that are not normalised."""
+        return quality.attribute_scores(features, self.prompt_features, self.temperature, self.bias, self.magnitude)
 
     def score_of(self, outputs: Scores) -> Scores:
         """The score: the mean of attribute scores over the pairs that count.
@@ -93,6 +103,8 @@ class Model:
         digest = hashlib.blake2b(digest_size=8)
         facts = (sorted(config.items()), self.prompts, float(self.temperature), *([self.scored] if self.scored else []))
         digest.update(repr(facts if self.bias is None else (*facts, ("bias", self.bias))).encode())
+        if self.magnitude is not None:
+            digest.update(repr(self.magnitude).encode())
         if self.rating is not None:
             digest.update(repr(sorted(self.rating.to_dict().items())).encode())
             digest.update(b"" if self.rating.rater is None else self.rating.rater.fingerprint.encode())
