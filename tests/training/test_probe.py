@@ -104,6 +104,12 @@ def test_a_probe_that_was_stopped_goes_on_to_the_same_bits(run, tmp_path, monkey
     assert again == whole
 
 
+def test_adapters_start_from_the_probe(run, tmp_path):
+    loop.train(config_of(**{"model": {"adapter_rank": 2}}), tmp_path)
+    adapted, plain = (checkpoint.load_model(path).fingerprint for path in (tmp_path, run))
+    assert adapted == plain  # adapters add nothing before the first step
+
+
 def test_the_encoder_must_pool_moments(tmp_path):
     config = config_of()
     config.model.image = {"layers": (1, 1, 1, 1), "width": 4, "heads": 2}
