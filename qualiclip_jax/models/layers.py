@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.experimental.layout import Layout, with_layout_constraint
 from jax.export import is_symbolic_dim
 from jax.typing import DTypeLike
 
@@ -113,6 +114,7 @@ class BatchNorm(nnx.Module):
 
 
 MANY_TOKENS = 2048  # above, the queries of an attention go in slices
+FILL_TOKENS = 8  # for cuDNN, tokens are filled up to a multiple of this
 
 
 def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array | None) -> jax.Array:
@@ -160,11 +162,22 @@ def _fuses_attention(head_width: int) -> bool:
 def _fused_attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
     """`attention` by cuDNN, which wants an even number of tokens: they are filled up and masked by their length."""
     n, t = q.shape[:2]
-    q, k, v = (jnp.pad(x, ((0, 0), (0, -t % 8), (0, 0), (0, 0))) for x in (q, k, v))
+    q, k, v = (jnp.pad(x, ((0, 0), (0, -t % FILL_TOKENS), (0, 0), (0, 0))) for x in (q, k, v))
     lengths = jnp.full(n, t, jnp.int32)
     return jax.nn.dot_product_attention(
         q, k, v, query_seq_lengths=lengths, key_value_seq_lengths=lengths, implementation="cudnn"
     )[:, :t]
+
+
+def row_major(x: jax.Array) -> jax.Array:
+    """The same array, but in a compiled program for a GPU, in bfloat16, its last axis stays contiguous in memory.
+
+    XLA orders the axes of a residual stream as it likes: a sum over the batch (the gradient of a positional embedding)
+    is enough to put the batch last, and then every block transposes what goes into its products.
+    """
+    if x.dtype != jnp.bfloat16 or jax.default_backend() != "gpu":
+        return x
+    return with_layout_constraint(x, Layout(tuple(range(x.ndim))))
 
 
 class Block(nnx.Module):
@@ -217,4 +230,4 @@ class Transformer(nnx.Module):
             return nnx.merge(graph, state)(x, mask), None
 
         unroll = jax.default_backend() != "cpu"
-        return jax.lax.scan(jax.checkpoint(step) if self.remat else step, x, stacked, unroll=unroll)[0]
+        return jax.lax.scan(jax.checkpoint(step) if self.remat else step, row_major(x), stacked, unroll=unroll)[0]

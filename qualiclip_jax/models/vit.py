@@ -123,18 +123,33 @@ class ViT(ImageEncoder):
 
     def _embedded(self, images: jax.Array, sizes: jax.Array | None) -> tuple[jax.Array, jax.Array | None]:
         """What reaches the first block, and its mask."""
-        x = self.patches(renormalise(images, self.pixels).astype(self.dtype))
-        n, rows, columns, width = x.shape
+        x, rows, columns = self._patches(renormalise(images, self.pixels).astype(self.dtype))
         grid_sizes = None if sizes is None else sizes // self.patch_size
-        x = x.reshape(n, rows * columns, width)
         if self.class_token is not None:
-            first = jnp.broadcast_to(self.class_token[...].astype(self.dtype), (n, 1, width))
-            x = jnp.concatenate([first, x], axis=1)  # [N, 1 + rows * columns, W]
+            x = x + jnp.pad(self.class_token[...].astype(self.dtype)[None], ((0, rows * columns), (0, 0)))
         embedding = grid_embedding(self.positions[...], self.position, (rows, columns), grid_sizes, self.resampling)
         if embedding is not None:
             x = x + embedding.astype(self.dtype)
         x = x if self.ln_pre is None else self.ln_pre(x).astype(self.dtype)
         return x, _token_mask(grid_sizes, rows, columns, self.class_tokens)
+
+    def _patches(self, images: jax.Array) -> tuple[jax.Array, int, int]:
+        """The embedded patches [N, class_tokens + rows * columns, W], zeros in place of a class token, and the grid.
+
+        `patches` is a convolution. As a matrix product its gradient is one, too, not a convolution with a kernel as
+        large as the image. On a TPU the convolution moves less memory.
+        """
+        n, height, width, channels = images.shape
+        side, first = self.patch_size, ((0, 0), (self.class_tokens, 0), (0, 0))
+        rows, columns = height // side, width // side
+        if jax.default_backend() == "tpu":
+            return jnp.pad(self.patches(images).reshape(n, rows * columns, -1), first), rows, columns
+        x = images[:, : rows * side, : columns * side].reshape(n, rows, side, columns, side * channels)
+        x = jnp.pad(x.swapaxes(2, 3).reshape(n, rows * columns, side * side * channels), first)
+        x = x @ self.patches.kernel[...].reshape(x.shape[-1], -1).astype(self.dtype)
+        if self.patches.bias is not None:  # only where there is no class token
+            x = x + self.patches.bias[...].astype(self.dtype)
+        return x, rows, columns
 
     def _head(self, x: jax.Array, mask: jax.Array | None) -> jax.Array:
         if self.pool_kind == "token":
