@@ -49,13 +49,12 @@ CONFIGS = {
 
 
 class Row(NamedTuple):
-    """One line of the table: a config, fields of it that are changed, XLA's flags, options of `train_step.py`."""
+    """One line of the table: a config, fields of it that are changed, and XLA's flags."""
 
     config: str
     name: str
     fields: tuple[str, ...] = ()
     flags: str = ""
-    options: tuple[str, ...] = ()
     peer: bool = False
 
 
@@ -69,7 +68,6 @@ ROWS = [
     Row("vitb", "baseline"),
     Row("vitb", "PyTorch", peer=True),
     Row("vitb", "batch 128", batch(128)),
-    Row("vitb", "tokens not filled up", options=("--fill", "1")),
     Row("rn50", "baseline"),
     Row("rn50", "PyTorch", peer=True),
     Row("vitl", "baseline"),
@@ -92,7 +90,7 @@ def measure(row, repeats, timeout):
     arguments = [*CONFIGS[row.config], *row.fields]
     if row.peer:
         return train_step.run_peer(arguments[1], arguments[2:], repeats, timeout)
-    command = [sys.executable, train_step.__file__, "--json", "--repeats", str(repeats), *row.options, *arguments]
+    command = [sys.executable, train_step.__file__, "--json", "--repeats", str(repeats), *arguments]
     environment = os.environ | {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {row.flags}".strip()}
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=timeout, env=environment)

@@ -22,7 +22,6 @@ import optax
 from qualiclip_jax import train
 from qualiclip_jax.degradations.catalog import FACTORS
 from qualiclip_jax.errors import UserError
-from qualiclip_jax.models import layers
 from qualiclip_jax.training import build, flops, metrics
 from qualiclip_jax.training.state import create_state
 from qualiclip_jax.training.step import degrade_batch, gradients, loss_fn, train_step
@@ -175,10 +174,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=10)
     parser.add_argument("--peer", action="store_true", help="the same step in PyTorch, without degradations")
     parser.add_argument("--json", action="store_true", help="one line of JSON of the step without degradations alone")
-    parser.add_argument("--fill", type=int, default=layers.FILL_TOKENS, help="layers.FILL_TOKENS (%(default)s)")
     args, fields = parser.parse_known_args()
     config, _, _ = train.parse(["--config", args.config, *fields])
-    layers.FILL_TOKENS = args.fill
     peer = run_peer(args.config, fields, args.repeats) if args.peer else None  # while the device is all its own
     run = Run(config, args.repeats)
     if args.json:

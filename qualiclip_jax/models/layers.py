@@ -114,7 +114,6 @@ class BatchNorm(nnx.Module):
 
 
 MANY_TOKENS = 2048  # above, the queries of an attention go in slices
-FILL_TOKENS = 8  # for cuDNN, tokens are filled up to a multiple of this
 
 
 def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array | None) -> jax.Array:
@@ -160,9 +159,9 @@ def _fuses_attention(head_width: int) -> bool:
 
 
 def _fused_attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-    """`attention` by cuDNN, which wants an even number of tokens: they are filled up and masked by their length."""
+    """`attention` by cuDNN, for which JAX wants an even number of tokens: they are filled up and masked by length."""
     n, t = q.shape[:2]
-    q, k, v = (jnp.pad(x, ((0, 0), (0, -t % FILL_TOKENS), (0, 0), (0, 0))) for x in (q, k, v))
+    q, k, v = (jnp.pad(x, ((0, 0), (0, -t % 8), (0, 0), (0, 0))) for x in (q, k, v))
     lengths = jnp.full(n, t, jnp.int32)
     return jax.nn.dot_product_attention(
         q, k, v, query_seq_lengths=lengths, key_value_seq_lengths=lengths, implementation="cudnn"
@@ -172,8 +171,8 @@ def _fused_attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
 def row_major(x: jax.Array) -> jax.Array:
     """The same array, but in a compiled program for a GPU, in bfloat16, its last axis stays contiguous in memory.
 
-    XLA orders the axes of a residual stream as it likes: a sum over the batch (the gradient of a positional embedding)
-    is enough to put the batch last, and then every block transposes what goes into its products.
+    XLA orders the axes of a residual stream as it likes. If it puts the batch last, every block transposes what goes
+    into its products, and the step moves a fifth more memory (benchmarks/README.md).
     """
     if x.dtype != jnp.bfloat16 or jax.default_backend() != "gpu":
         return x
