@@ -96,13 +96,11 @@ def test_composed_types_are_applied_in_order(run_pairs, keys, photos):
             np.testing.assert_allclose(levels[level - 1], expected, atol=1e-5)
 
 
-def test_neighbours_devices_and_batch_size_do_not_matter(keys, each_type, photos, degraded):
-    """Four devices, two images on each, in another order: the same bits. One type a group, and the drawn angle."""
-    among = (*(names[-1] for names in GROUPS.values()), "motion_blur")
-    kinds = np.random.default_rng(0).permutation([TYPES.index(name) for name in among])
-    batch = repeated(photos[:2])[:8], each_type[kinds], keys[kinds]
-    output = jax.pmap(functools.partial(degrade_pairs, among=among))(*(x.reshape(4, 2, *x.shape[1:]) for x in batch))
-    np.testing.assert_array_equal(np.reshape(output, (8, *degraded.shape[1:])), degraded[kinds])
+def test_neighbours_do_not_matter(run_pairs, keys, each_type, photos, degraded):
+    """In another order: the same bits. (Other numbers of devices: training/test_devices.py.)"""
+    order = np.random.default_rng(0).permutation(24)
+    output = run_pairs(repeated(photos[:2]), each_type[order], keys[order])
+    np.testing.assert_array_equal(output, degraded[order])
 
 
 def test_both_strategies_compute_the_same(photos, each_type, degraded):
@@ -118,12 +116,12 @@ def test_both_strategies_compute_the_same(photos, each_type, degraded):
 
 
 def test_only_the_types_that_may_occur_are_compiled(keys, photos, degraded):
-    """And their pixels stay the same, bit for bit."""
+    """And their pixels stay the same, but for the rounding of another program."""
     among = ("darken", "motion_blur", "white_noise")
     kinds = np.array([TYPES.index(name) for name in (*among, "jpeg")])
     crops, types = repeated(photos[:2])[:4], jnp.stack([jnp.full(4, -1), kinds], axis=1)
     output = jax.jit(lambda types: degrade_pairs(crops, types, keys[kinds], among=among))(types)
-    np.testing.assert_array_equal(output[:3], degraded[kinds[:3]])
+    np.testing.assert_allclose(output[:3], degraded[kinds[:3]], atol=1e-7)
     np.testing.assert_allclose(output[3], np.broadcast_to(photos[:2] / np.float32(255), output[3].shape), atol=1e-7)
     with pytest.raises(UserError, match="type_index holds jpeg, not among darken, motion_blur, white_noise"):
         degrade_pairs(crops, types, keys[kinds], among=among)
