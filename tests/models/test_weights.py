@@ -254,7 +254,7 @@ def test_no_clip_at_all(state, tmp_path):
     )
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
     save_file(state, tmp_path / "model.safetensors")
-    assert "'bert', not 'clip'" in refusal(tmp_path)
+    assert "model type 'bert', none of clip" in refusal(tmp_path)
 
 
 def test_directories_without_clear_weights(state, tmp_path):
