@@ -16,7 +16,7 @@ from qualiclip_jax.data.builders import IMAGE_SETS
 from tests.data.builders import miniatures
 
 ROOT = Path(__file__).parents[2]
-TINY = str(ROOT / "tests/training/tiny.py")
+TINY = str(ROOT / "tests/training/tiny_vit.py")
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def test_from_data_to_the_table(reproduce, downloads, tmp_path, monkeypatch, cap
     assert "not done: prepare clive; the same command tries them again" in said
     table = (tmp_path / "out/evaluation/comparison.md").read_text()
     assert "| tiny |" in table
-    assert f"| {tmp_path / 'out/tiny-seed0'} |" in table
+    assert f"| {tmp_path / 'out/tiny_vit-seed0'} |" in table
     assert "agiqa3k" in table
     assert "QualiCLIP (published)" in table
     stored = json.loads((tmp_path / "out/evaluation/comparison.json").read_text())["comparison"]
@@ -112,5 +112,5 @@ def test_an_interrupted_stage_ends_it_all_and_a_failed_one_does_not(reproduce, d
     assert [step[:3] for step in ran[:1]] == [("models", "--fetch", "other")]  # tried again
     evaluate = dict(zip(ran[-1][1::2], ran[-1][2::2]))
     assert evaluate["--dataset"] == "agiqa3k,synthetic"
-    runs = [str(tmp_path / f"out/tiny-seed{seed}") for seed in range(2)]
+    runs = [str(tmp_path / f"out/tiny_vit-seed{seed}") for seed in range(2)]
     assert evaluate["--checkpoint"] == ",".join(["tiny", *runs])
