@@ -211,8 +211,9 @@ class Step:
 
     def __init__(self, config, model):
         known = {f"weight_{name}" for name in LOSSES}
-        if any(value for name, value in config.loss.items() if name.startswith("weight_") and name not in known):
-            raise SystemExit(f"the peer has the losses {', '.join(LOSSES)} only")
+        for name, value in config.loss.items():
+            if value and (name == "factors" or name.startswith("weight_") and name not in known):
+                raise SystemExit(f"config.loss.{name} is {value!r}: the peer has {', '.join(LOSSES)} only")
         self.config, self.on_gpu = config, torch.cuda.is_available()
         self.device = torch.device("cuda" if self.on_gpu else "cpu")
         self.visual = encoder(model.clip).to(self.device, memory_format=torch.channels_last)

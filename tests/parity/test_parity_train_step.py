@@ -12,18 +12,19 @@ from qualiclip_jax import train
 from qualiclip_jax.training import build
 from qualiclip_jax.training.state import create_state
 
-BENCHMARKS = pathlib.Path(__file__).parents[2] / "benchmarks"
-TINY_VIT = str(pathlib.Path(__file__).parents[1] / "training/tiny_vit.py")
+ROOT = pathlib.Path(__file__).parents[2]
+TINY_VIT, DEMO = str(ROOT / "tests/training/tiny_vit.py"), str(ROOT / "configs/demo.py")
+OTHERS = ("--config.loss.weight_across=0.0", "--config.loss.weight_triplets=0.0")
 OPTIMIZER = ("--config.optimizer.clip_norm=0.0", "--config.optimizer.warmup_steps=0", "--config.learning_rate=1e-3")
 KINDS = {
-    "vit": ("--config", TINY_VIT, "--config.data.crop_size=32", "--config.loss.weight_across=0.0"),
-    "resnet": ("--config", "configs/demo.py", "--config.data.crop_size=64", "--config.batch_size=2"),
+    "vit": ("--config", TINY_VIT, "--config.data.crop_size=32", *OTHERS),
+    "resnet": ("--config", DEMO, "--config.data.crop_size=64", "--config.batch_size=2"),
 }
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_losses_and_gradients_are_those_of_pytorch(torch, monkeypatch, kind):
-    monkeypatch.syspath_prepend(BENCHMARKS)
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
     ours, theirs = importlib.import_module("train_step"), importlib.import_module("peer_torch")
     config, _, _ = train.parse([*KINDS[kind], *OPTIMIZER])
     model = build.build_model(config)
