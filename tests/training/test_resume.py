@@ -16,7 +16,7 @@ from PIL import Image
 from qualiclip_jax import checkpoint, cli, train
 from qualiclip_jax.storage import read_jsonl
 
-TINY, TINY_VIT = (str(Path(__file__).with_name(name)) for name in ("tiny.py", "tiny_vit.py"))
+TINY = str(Path(__file__).with_name("tiny_vit.py"))
 STEPS = 24
 FIELDS = [f"--config.steps={STEPS}", "--config.checkpoint.every=3"]
 
@@ -58,8 +58,8 @@ def start(photos, environment):
     return start
 
 
-def arguments(workdir, photos, *fields, config=TINY):
-    return ["--config", config, "--workdir", str(workdir), f"--config.data.source=folder:{photos}", *FIELDS, *fields]
+def arguments(workdir, photos, *fields):
+    return ["--config", TINY, "--workdir", str(workdir), f"--config.data.source=folder:{photos}", *FIELDS, *fields]
 
 
 def finish(process, status=0):
@@ -121,16 +121,16 @@ def test_photos_that_are_not_used_as_they_are_are_counted_at_the_end(uninterrupt
 def train_here(photos, capfd):
     """A function that runs the command in this process and gives its status and what it printed."""
 
-    def train_here(workdir, *fields, config=TINY):
+    def train_here(workdir, *fields):
         with jax.numpy_dtype_promotion("standard"):  # optax needs it
-            status = cli.run(train.main, arguments(workdir, photos, *fields, config=config))
+            status = cli.run(train.main, arguments(workdir, photos, *fields))
         return status, "".join(capfd.readouterr())
 
     return train_here
 
 
 def test_loss_that_is_not_finite_stops_the_run_and_saves_nothing_of_it(tmp_path, train_here):
-    status, output = train_here(tmp_path, "--config.learning_rate=1e30", config=TINY_VIT)
+    status, output = train_here(tmp_path, "--config.learning_rate=1e30")
     assert status == cli.FAILED
     assert "is not finite" in output
     assert "step " in output
