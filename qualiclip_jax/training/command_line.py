@@ -84,6 +84,8 @@ def _what_is_wrong(error: BaseException, path: Path, argv: Sequence[str]) -> str
     if not lines and isinstance(error, (KeyError, AttributeError)):
         return _no_such_field(text, path, argv)
     text = re.sub(r"Other fields present.*?(?=Did you mean|$)", "", text)  # ml_collections lists the whole config
+    if (unknown := re.match(r"\W*Key \"(\w+)\" does not exist", text)) and "Did you mean" not in text:
+        text = f"there is no field {unknown[1]!r}{_hint(unknown[1], ())}"
     return f"{path}, line {lines[-1] if lines else '?'}: {type(error).__name__}: {text}"
 
 

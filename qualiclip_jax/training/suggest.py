@@ -14,7 +14,10 @@ OTHER_WORDS = {
     "pretrained": "weights",
     "resolution": "crop_size",
     "workers": "threads",
-}  # what other projects call it
+    "lora_rank": "adapter_rank",
+    "rank": "adapter_rank",
+    "method": "adapter_rank",
+}  # what other projects, or earlier versions, call it
 
 
 def field(name: str, fields: Iterable[str]) -> str:

@@ -28,6 +28,8 @@ def test_config_files_are_valid(path):
         ("--config.sedd=3", r"--config.sedd: .*tiny.py has no such field; did you mean 'seed'\?"),
         ("--config.data.sourc=x", r"--config.data.sourc: .* did you mean 'source'\?"),
         ("--config.model.image.wdth=3", r"--config.model.image.wdth: .* did you mean 'width'\?"),
+        ("--config.ratings.rank=4", r"--config.ratings.rank: .* did you mean 'model.adapter_rank'\?"),
+        ("--config.ratings.method=adapter", r"--config.ratings.method: .* did you mean 'model.adapter_rank'\?"),
         ("--config.lr=3", r"--config.lr: .*; did you mean 'learning_rate'\?"),
         ("--config.weight_decay=3", r"--config.weight_decay: .*; did you mean 'optimizer.weight_decay'\?"),
         ("--lr=3", r"--lr: no such flag; did you mean 'learning_rate'\?"),
@@ -55,6 +57,11 @@ def test_mistakes_on_the_command_line(argument, message):
             "from qualiclip_jax.training.config import default_config\ndef get_config():\n  c = default_config()\n"
             "  c.stepz = 3\n  return c",
             'line 4: AttributeError: .*Did you mean "steps"',
+        ),
+        (
+            "from qualiclip_jax.training.config import default_config\ndef get_config():\n  c = default_config()\n"
+            "  c.ratings.method = 'adapter'\n  return c",
+            "line 4: AttributeError: there is no field 'method'; did you mean 'model.adapter_rank'",
         ),
         (
             "from qualiclip_jax.training.config import default_config\ndef get_config():\n  c = default_config()\n"
