@@ -96,7 +96,7 @@ def check(config: ConfigDict) -> None:
     require(distillation.by in ("scores", "votes"), "distillation.by", "'scores' or 'votes'")
     require(0.5 < distillation.majority <= 1, "distillation.majority", "above 0.5, at most 1")
     if distillation.teacher and distillation.by == "votes":
-        require(config.batch_size >= 2, "batch_size", f"2 or more {votes}")
+        require(config.batch_size >= 3, "batch_size", f"3 or more {votes}: scores are standardised over the batch")
         require(config.optimizer.accumulate == 1, "optimizer.accumulate", f"1 {votes}")
     _check_camera(config, require)
     try:

@@ -105,7 +105,7 @@ def test_several_devices_take_the_step_of_one(voters):
         ({"distillation.by": "marks"}, "'scores' or 'votes'"),
         ({"distillation.majority": 0.5}, "above 0.5, at most 1"),
         ({"optimizer.accumulate": 2}, "1 with distillation.by 'votes'"),
-        ({"batch_size": 1}, "2 or more with distillation.by 'votes'"),
+        ({"batch_size": 2}, "3 or more with distillation.by 'votes'"),
     ],
 )
 def test_what_cannot_be_voted_on_is_refused(change, named):
