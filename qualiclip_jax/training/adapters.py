@@ -27,7 +27,7 @@ class Adapted(nnx.Module):
       up: nnx.Param [..., rank, out], zeros at the start.
 
     Raises:
-      UserError: the encoder has no kernel that could be adapted.
+      UserError: the encoder has no kernel that could be adapted, or none of such a rank.
     """
 
     def __init__(self, clip: models.CLIP, rank: int, seed: int):
@@ -38,6 +38,8 @@ class Adapted(nnx.Module):
                 f"config.model.adapter_rank is {rank}, but this encoder has no kernels to adapt: no transformer blocks "
                 "and no 1 x 1 convolutions; set it to 0 to train the encoder itself"
             )
+        if rank > (most := max(min(shape[-2:]) for shape in kernels.values())):
+            raise UserError(f"config.model.adapter_rank is {rank}, but no kernel here has a higher rank than {most}")
         self.clip, self.paths = clip, tuple(kernels)
         keys = jax.random.split(jax.random.key(seed), len(kernels))
         shapes = [(shape[:-2], *shape[-2:]) for shape in kernels.values()]

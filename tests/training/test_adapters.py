@@ -44,8 +44,10 @@ def test_adapters_add_products_to_the_kernels_and_to_nothing_else(image, count):
         assert np.linalg.matrix_rank(change.reshape(-1, *change.shape[-2:])[0], tol=1e-4) == 2
 
 
-def test_an_encoder_without_such_kernels_is_refused():
+def test_an_encoder_without_kernels_of_such_a_rank_is_refused():
     clip = CLIP(CLIPConfig(embed_dim=8, image=VIT), rngs=nnx.Rngs(0))
+    with pytest.raises(UserError, match="adapter_rank is 17, but no kernel here has a higher rank than 16"):
+        adapters.Adapted(clip, rank=17, seed=0)
     del clip.image.transformer
     with pytest.raises(UserError, match="config.model.adapter_rank is 2, but this encoder has no kernels to adapt"):
         adapters.Adapted(clip, rank=2, seed=0)
