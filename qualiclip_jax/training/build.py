@@ -99,7 +99,7 @@ def build_trained(config: ConfigDict, model: models.Model) -> models.CLIP | Adap
     """What is trained: the CLIP of a model itself, or adapters or prompts beside it, which stays frozen.
 
     Raises:
-      UserError: if this CLIP has nothing to adapt, or no text encoder for prompts.
+      UserError: if this CLIP has nothing to adapt, nothing of such a rank, or no text encoder for prompts.
     """
     if config.model.adapter_rank:
         return Adapted(model.clip, config.model.adapter_rank, config.seed)
@@ -162,6 +162,11 @@ def _teacher(config: ConfigDict, student_bias: float | None) -> distill.Teacher 
         return None
     pairs, compute_dtype = prompts.check_prompts(config.prompts), config.model.compute_dtype
     model = zoo.build(name, prompts=pairs, compute_dtype=compute_dtype)
+    if model.magnitude is not None:
+        raise UserError(
+            f"config.distillation.teacher {name}: its scores count the magnitude of features, which is not taught: "
+            "take the model that it was converted from"
+        )
     if config.distillation.by == "votes":
         options = {"scored": config.scored, "majority": config.distillation.majority}
         return votes.Voters.of(model, config.temperature, student_bias, **options)

@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 from scipy.special import expit, rel_entr
 
-from qualiclip_jax import QualiCLIP, checkpoint, cli, models, prompts, train
+from qualiclip_jax import QualiCLIP, checkpoint, cli, models, prompts, quality, train
 from qualiclip_jax.errors import UserError
 from qualiclip_jax.storage import read_jsonl
 from qualiclip_jax.training import build, checks, distill
@@ -75,7 +75,7 @@ def test_a_student_that_is_its_teacher_has_nothing_to_learn(teacher, tmp_path):
     assert checkpoint.load_model(end).provenance["teacher"] == {"weights": "ours", "licence": "CC"}
 
 
-def test_what_cannot_be_distilled_is_refused(teacher):
+def test_what_cannot_be_distilled_is_refused(teacher, tmp_path):
     config = config_lib.ratings_config("koniq10k")
     config.distillation.teacher = str(teacher)
     with pytest.raises(UserError, match=r"config.distillation.teacher is .* with ratings.source"):
@@ -84,4 +84,9 @@ def test_what_cannot_be_distilled_is_refused(teacher):
     config, *_ = train.parse(arguments)
     model = build.build_model(config)
     with pytest.raises(UserError, match="no text encoder, and knows only Good photo. / Bad photo."):
+        build.build_recipe(config, model, 1)
+    fused = dataclasses.replace(checkpoint.load_model(teacher), magnitude=quality.Magnitude(0.6, -1.0, 0.1))
+    checkpoint.save_model(tmp_path / "fused", fused)
+    config.prompts, config.distillation.teacher = PAIR[0], str(tmp_path / "fused")
+    with pytest.raises(UserError, match="config.distillation.teacher .*: its scores count the magnitude"):
         build.build_recipe(config, model, 1)
