@@ -229,8 +229,21 @@ def _of_checkpoint(
         model = dataclasses.replace(model, prompts=wanted, prompt_features=features, rating=None)
     if clip_options:
         config, arrays = models.to_pure(model.clip)
+        position = config["position"]
         model = dataclasses.replace(model, clip=models.from_pure(config | clip_options, arrays))
+        if model.clip.config.position != position:
+            model = _of_other_features(model)
     return model
+
+
+def _of_other_features(model: models.Model) -> models.Model:
+    """The same without a rating, which was fitted to other features; the magnitude's constants are measured anew."""
+    model = dataclasses.replace(model, rating=None)
+    if model.magnitude is None:
+        return model
+    from qualiclip_jax.inference import magnitude
+
+    return magnitude.fused(model, model.magnitude.weight)
 
 
 def _of_weights(

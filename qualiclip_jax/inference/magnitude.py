@@ -24,15 +24,17 @@ def fused(model: models.Model, weight: float) -> models.Model:
       weight: of the magnitude; that of the cosines is 1.
 
     Raises:
-      UserError: the model has a rating; or all crops give features of one magnitude.
+      UserError: the model has a rating; or all crops give features of one magnitude; or no photo is large enough.
     """
     if model.rating is not None:
         raise UserError("a model fitted to ratings cannot count the magnitude: take the one it was fitted from")
     config = model.clip.config
-    side = config.image.image_size if config.position == "native" else SIDE
+    side = config.image.image_size if config.position == "native" else max(SIDE, config.image.stride)
     judge = pure.judge(model)
     measure = jax.jit(lambda images: quality.magnitude(judge(images)[0]))
     photos = [photo for _, photo in pristine.photos("sample:train") if min(photo.shape[:2]) >= side]
+    if not photos:
+        raise UserError(f"no photo to measure the magnitude on is as large as this model needs: {side} x {side} pixels")
     found = np.concatenate([np.asarray(measure(_corners(photo, side))) for photo in photos])
     center, spread = (float(f"{x:.3g}") for x in (found.mean(), found.std()))
     if not spread > 0:

@@ -37,7 +37,7 @@ class QualiCLIP(models.Model):
       provenance: where the weights come from, JSON-able; saved with the model.
       scored: how many pairs of prompts, the first ones, the score is the mean of; 0 is all.
       rating: how images are rated on somebody's scale, fitted by `qualiclip fit`; None if it was not.
-      bias: as in `models.Model`.
+      bias, magnitude: as in `models.Model`.
     """
 
     _encoder: ClassVar[Encoder]  # of each model; no field

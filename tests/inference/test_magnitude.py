@@ -56,6 +56,14 @@ def test_constants_are_those_of_the_corners_of_photos(saved):
     np.testing.assert_allclose([found.center, found.spread], [size.mean(), size.std()], rtol=5e-3)
 
 
+def test_with_another_position_they_are_measured_anew(saved, tmp_path):
+    plain, path = saved
+    convert.main([str(path), "--out", str(tmp_path / "moved"), "--position", "interpolate"])
+    moved = checkpoint.load_model(tmp_path / "moved")
+    expected = magnitude.fused(dataclasses.replace(moved, magnitude=None), 0.6).magnitude
+    assert moved.magnitude == expected != checkpoint.load_model(path).magnitude
+
+
 def test_another_way_of_scoring_has_another_fingerprint(saved):
     plain, path = saved
     fused = checkpoint.load_model(path)
@@ -76,3 +84,6 @@ def test_what_cannot_be_had_is_refused(saved, tmp_path):
         convert.main([str(path), "--out", str(tmp_path / "x"), "--magnitude", "0"])
     with pytest.raises(UserError, match="scores that count the magnitude are not exported to ONNX"):
         onnx_file.build(checkpoint.load_model(path), "fused")
+    large = models.ViTConfig(layers=1, width=16, heads=2, patch_size=512, image_size=1536)
+    with pytest.raises(UserError, match="no photo .* is as large as this model needs: 1536 x 1536 pixels"):
+        magnitude.fused(make_model(models.CLIPConfig(8, large, position="native")), 0.6)
