@@ -156,6 +156,7 @@ OPEN_CLIP_FIELDS: dict[str, dict[str, tuple[Any, ...] | None]] = {
         **dict.fromkeys(("hf_model_pretrained", "hf_proj_type", "hf_pooler_type")),
     },
 }
+NEVER_NULL = ("pool_type", "pos_embed_type", "proj_type")  # null is not the default there
 OTHERS = {
     "timm_model_name": "an image encoder of timm",
     "hf_model_name": "a text encoder of Hugging Face",
@@ -237,7 +238,7 @@ def _check_fields(name: str, part: dict[str, Any]) -> None:
             faults.append(f"{key} to {value!r:.60}, which open_clip does not know")
         elif key in OTHERS and value:
             faults.append(f"{key} to {value!r:.60}: {OTHERS[key]}, which is not built here")
-        elif allowed is not None and value is not None and value not in allowed:
+        elif allowed is not None and value not in allowed and (value is not None or key in NEVER_NULL):
             faults.append(f"{key} to {value!r:.60}, not {' or '.join(map(repr, allowed)) or None}")
     if faults:
         raise ValueError(f"{name} sets {'; '.join(faults)}")

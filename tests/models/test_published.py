@@ -184,6 +184,8 @@ def test_every_field_of_open_clip_is_built_or_refused(part):
             assert field in str(refusal.value)
         else:
             assert build(**{field: value}) == dataclasses.replace(build(), **outcome), field
+    with pytest.raises(ValueError, match=f"{part} sets pool_type to None, not "):
+        build(pool_type=None)
     with pytest.raises(ValueError, match=f"{part} sets novelty to 0, which open_clip does not know"):
         build(novelty=0)
 
