@@ -129,6 +129,7 @@ def _facts(request: Request, model: models.Model) -> dict[str, Any]:
         "prompts": [list(pair) for pair in model.prompts],
         "scored": model.scored or len(model.prompts),
         "temperature": float(model.temperature),
+        "magnitude": None if model.magnitude is None else model.magnitude._asdict(),
         "least": max(32, config.image.stride),
         "side": config.image.image_size if config.position == "native" else None,
         "licence": licence,
