@@ -120,7 +120,12 @@ def main():
     parser.add_argument("--most", type=float, default=150, help="seconds for one row")
     parser.add_argument("--list", action="store_true")
     args = parser.parse_args()
-    rows = [row for row in ROWS if {row.config, row.name, f"{row.config} {row.name}"} & set(args.only)]
+    names = {row: {row.config, row.name, f"{row.config} {row.name}"} for row in ROWS}
+    rows = [row for row in ROWS if names[row] & set(args.only)]
+    if unknown := set(args.only).difference(*names.values()):
+        parser.error(f"no config or row {', '.join(sorted(unknown))}: --list prints them")
+    if args.repeats < 1:
+        parser.error("--repeats must be 1 or more")
     if args.list:
         print("\n".join(f"{row.config} {row.name}" for row in ROWS))
         return

@@ -175,6 +175,8 @@ def main() -> None:
     parser.add_argument("--peer", action="store_true", help="the same step in PyTorch, without degradations")
     parser.add_argument("--json", action="store_true", help="one line of JSON of the step without degradations alone")
     args, fields = parser.parse_known_args()
+    if args.repeats < 1:
+        parser.error("--repeats must be 1 or more")
     config, _, _ = train.parse(["--config", args.config, *fields])
     peer = run_peer(args.config, fields, args.repeats) if args.peer else None  # while the device is all its own
     run = Run(config, args.repeats)
