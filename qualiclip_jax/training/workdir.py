@@ -84,7 +84,7 @@ def _refuse_other_config(path: Path, config: ConfigDict) -> None:
         return
     try:
         old = config_lib.with_defaults(json.loads(path.read_text()))
-    except (json.JSONDecodeError, AttributeError):  # no JSON, or no object
+    except (ValueError, AttributeError, LookupError, TypeError):  # no JSON, or not what a run writes
         raise UserError(f"{path} is damaged: use a new --workdir, or --overwrite to start again") from None
     new = json.loads(config_lib.to_json(config))
     old |= {field: new[field] for field in ("parallel", "shards")}  # the run is the same on any devices
