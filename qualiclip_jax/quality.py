@@ -74,7 +74,8 @@ def attribute_scores(
     scores = jax.nn.sigmoid(attribute_logits(features, prompt_features, temperature, bias))
     if fused is None:
         return scores
-    return (scores + fused.weight * magnitude_score(features, fused)[..., None]) / (1 + fused.weight)
+    share = fused.weight / (1 + fused.weight)  # below 1: no weight is too large for float32
+    return (1 - share) * scores + share * magnitude_score(features, fused)[..., None]
 
 
 def magnitude(features: jax.Array) -> jax.Array:

@@ -227,6 +227,8 @@ def _of_checkpoint(
                 f"{', '.join(' / '.join(pair) for pair in model.prompts)}: take those, or convert with --text-encoder"
             )
         model = dataclasses.replace(model, prompts=wanted, prompt_features=features, rating=None)
+    if "activation" in clip_options:
+        raise UserError(f"the checkpoint {path} tells its own activation: leave --activation out")
     if clip_options:
         config, arrays = models.to_pure(model.clip)
         position = config["position"]

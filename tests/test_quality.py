@@ -42,5 +42,7 @@ def test_the_magnitude_counts_as_the_mean_box_cox_transform():
     np.testing.assert_allclose(quality.attribute_scores(*given, fused=fused), both, atol=1e-5)
     low, high = (quality.attribute_scores(given[0] * x, given[1], fused=fused) for x in (1e-9, 1e9))
     assert 0 <= low.min() < high.max() <= 1
+    largest = quality.attribute_scores(*given, fused=fused._replace(weight=1e308))  # beyond float32
+    np.testing.assert_allclose(largest[:, 0], quality.magnitude_score(given[0], fused), atol=1e-6)
     slope = jax.grad(lambda x: quality.magnitude_score(x, fused).sum())(jnp.zeros((2, 4)))
     assert np.all(np.isfinite(slope))

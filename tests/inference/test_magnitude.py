@@ -82,6 +82,8 @@ def test_what_cannot_be_had_is_refused(saved, tmp_path):
             dataclasses.replace(plain, magnitude=quality.Magnitude(*wrong))
     with pytest.raises(UserError, match="--magnitude must be positive and finite, got 0.0"):
         convert.main([str(path), "--out", str(tmp_path / "x"), "--magnitude", "0"])
+    with pytest.raises(UserError, match="tells its own activation: leave --activation out"):
+        convert.main([str(path), "--out", str(tmp_path / "x"), "--activation", "gelu"])
     with pytest.raises(UserError, match="scores that count the magnitude are not exported to ONNX"):
         onnx_file.build(checkpoint.load_model(path), "fused")
     large = models.ViTConfig(layers=1, width=16, heads=2, patch_size=512, image_size=1536)
