@@ -82,14 +82,14 @@ def _refuse_files_of_others(workdir: Path) -> None:
 def _refuse_other_config(path: Path, config: ConfigDict) -> None:
     if not path.exists():
         return
+    new, length = json.loads(config_lib.to_json(config)), ("steps", "epochs")
     try:
         old = config_lib.with_defaults(json.loads(path.read_text()))
+        longer = all(old[field] <= new[field] for field in length)
     except (ValueError, AttributeError, LookupError, TypeError):  # no JSON, or not what a run writes
         raise UserError(f"{path} is damaged: use a new --workdir, or --overwrite to start again") from None
-    new = json.loads(config_lib.to_json(config))
     old |= {field: new[field] for field in ("parallel", "shards")}  # the run is the same on any devices
-    length = ("steps", "epochs")
-    if not config_lib.depends_on_length(config) and all(old[field] <= new[field] for field in length):
+    if longer and not config_lib.depends_on_length(config):
         old |= {field: new[field] for field in length}  # more steps only add to the run
     changed = config_lib.differences(old, new)
     if changed:

@@ -195,6 +195,8 @@ def test_a_run_of_a_version_without_a_field_goes_on(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(fields))
     with pytest.raises(UserError, match="degradations.composed: 2 -> 1"):
         workdir.prepare(tmp_path, config(), False, 0)
-    (tmp_path / "config.json").write_text("[]")
-    with pytest.raises(UserError, match="config.json is damaged"):
-        workdir.prepare(tmp_path, config(), False, 0)
+    earlier = {"ratings": {"method": "adapter", "rank": 4, "source": "x"}, "optimizer": {"parameters": []}}
+    for damaged in ([], fields | {"steps": "many"}, fields | earlier):
+        (tmp_path / "config.json").write_text(json.dumps(damaged))
+        with pytest.raises(UserError, match="config.json is damaged"):
+            workdir.prepare(tmp_path, config(), False, 0)
