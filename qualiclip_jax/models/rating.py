@@ -47,7 +47,8 @@ class Rating:
     def __post_init__(self) -> None:
         knots = np.asarray(self.knots, np.float64)
         object.__setattr__(self, "knots", knots)
-        object.__setattr__(self, "columns", np.asarray(self.columns, np.float32))
+        columns = np.asarray(self.columns, np.float32)  # no columns are [] in JSON
+        object.__setattr__(self, "columns", columns if columns.size else columns.reshape(0, 0))
         object.__setattr__(self, "attributes", np.asarray(self.attributes, np.float64))
         rises = knots.ndim == 2 and knots.shape[1] == 2 and len(knots) >= 2 and (np.diff(knots, axis=0) > 0).all()
         numbers = (knots, self.columns, self.attributes, np.array([self.half_width, self.bias]))

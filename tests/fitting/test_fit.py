@@ -69,6 +69,15 @@ def test_score_has_the_rating_beside_the_old_score(place, fitted, tmp_path, caps
     assert [row["mos"] for row in printed] == [row["mos"] for row in rows]
 
 
+def test_a_scale_alone_rates_when_it_is_loaded_again(place, tmp_path):
+    start = QualiCLIP.load(place / "start")
+    dataclasses.replace(start, rating=Rating("scale", np.array([[0, 1], [1, 5]]), 0.5)).save(tmp_path / "scale")
+    image = np.asarray(Image.open(place / "0.png"))
+    mos = 1 + 4 * start.score(image)
+    found = QualiCLIP.load(tmp_path / "scale").rate(image)
+    np.testing.assert_allclose(found, np.stack([mos, mos - 0.5, mos + 0.5], axis=-1), atol=1e-4)
+
+
 def test_evaluate_judges_the_rating(place, fitted, tmp_path, capsys):
     arguments = ["--checkpoint", fitted, "--dataset", f"csv:{place / 'my.csv'}", "--out", tmp_path / "out"]
     assert cli.run(evaluate.main, [*map(str, arguments), "--splits", "0", "--resamples", "0"]) == cli.DONE
