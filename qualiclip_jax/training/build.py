@@ -55,7 +55,7 @@ def build_model(config: ConfigDict) -> models.Model:
             prompt_features = prompts.random_text_features(len(pairs), clip_config.embed_dim, config.seed)
             provenance |= {"random": "projection and prompt features", "sha256": _digests(found)}
     if config.probe.images:
-        prompt_features = probe.prompt_features(len(pairs), clip.config.embed_dim)
+        prompt_features = probe.prompt_features(clip, len(pairs))
         provenance |= {"random": "none", "probe": config.probe.to_dict()}
     return models.Model(clip, pairs, jax.device_get(prompt_features), config.temperature, provenance, config.scored)
 

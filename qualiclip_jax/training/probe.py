@@ -130,12 +130,10 @@ def fit(
       stopping: whether to stop after this batch.
 
     Raises:
-      UserError: an encoder of another kind.
       KeyboardInterrupt: it was asked to stop; the sums so far are kept.
     """
     pairs = len(recipe.factors)
-    if not isinstance(clip.image, EfficientNet):
-        raise UserError("config.probe.images needs an EfficientNet, e.g. model.weights = 'efficientnet-lite0'")
+    assert isinstance(clip.image, EfficientNet)  # `prompt_features` has seen to it
     moments = Moments.load(path) if path.is_file() else None
     if moments is None or moments.xy.shape != (clip.image.pool.projection.in_features, pairs):
         moments = Moments.zeros(clip.image.pool.projection.in_features, pairs)
@@ -159,12 +157,15 @@ def fit(
     projection.bias.set_value(jnp.asarray([*biases, CONSTANT], jnp.float32))
 
 
-def prompt_features(pairs: int, embed_dim: int) -> np.ndarray:
+def prompt_features(clip: models.CLIP, pairs: int) -> np.ndarray:
     """What the features of `fit` are compared with: dimension p and its opposite, float32 [P, 2, D].
 
     Raises:
-      UserError: D is not P + 1.
+      UserError: an encoder of another kind; D is not P + 1.
     """
+    if not isinstance(clip.image, EfficientNet):
+        raise UserError("config.probe.images needs an EfficientNet, e.g. model.weights = 'efficientnet-lite0'")
+    embed_dim = clip.config.embed_dim
     if embed_dim != pairs + 1:
         raise UserError(
             f"config.model.embed_dim is {embed_dim}: with probe.images, {pairs} pairs of prompts need {pairs + 1}"

@@ -117,3 +117,4 @@ def test_the_encoder_must_pool_moments(tmp_path):
         loop.train(config, tmp_path)
     with pytest.raises(UserError, match="2 pairs of prompts need 3"):
         loop.train(config_of(**{"model": {"embed_dim": 4}}), tmp_path)
+    assert not (tmp_path / "config.json").exists()  # nor does it keep another config from the folder
