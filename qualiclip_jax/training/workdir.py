@@ -50,7 +50,7 @@ def prepare(workdir: Path, config: ConfigDict, overwrite: bool, checkpoint_bytes
     Raises:
       UserError: if it cannot be written, lies on a disk without room for the checkpoints, holds files that a run would
         write but none wrote, or the run of another config, whose difference is shown. How it is spread over devices is
-        none, nor are more steps under a constant schedule.
+        none, nor is TensorBoard, nor are more steps under a constant schedule.
     """
     with _write_errors(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
@@ -88,7 +88,7 @@ def _refuse_other_config(path: Path, config: ConfigDict) -> None:
         longer = all(old[field] <= new[field] for field in length)
     except (ValueError, AttributeError, LookupError, TypeError):  # no JSON, or not what a run writes
         raise UserError(f"{path} is damaged: use a new --workdir, or --overwrite to start again") from None
-    old |= {field: new[field] for field in ("parallel", "shards")}  # the run is the same on any devices
+    old |= {field: new[field] for field in ("parallel", "shards", "tensorboard")}  # the run is the same with any
     if longer and not config_lib.depends_on_length(config):
         old |= {field: new[field] for field in length}  # more steps only add to the run
     changed = config_lib.differences(old, new)

@@ -190,7 +190,7 @@ def test_a_run_of_a_version_without_a_field_goes_on(tmp_path):
     fields = json.loads((tmp_path / "config.json").read_text())
     del fields["degradations"]["composed"]
     (tmp_path / "config.json").write_text(json.dumps(fields))
-    workdir.prepare(tmp_path, config(), False, 0)
+    workdir.prepare(tmp_path, config("tensorboard=True"), False, 0)  # no other run
     fields["degradations"]["composed"] = 2
     (tmp_path / "config.json").write_text(json.dumps(fields))
     with pytest.raises(UserError, match="degradations.composed: 2 -> 1"):
