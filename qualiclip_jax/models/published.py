@@ -118,8 +118,8 @@ def from_hugging_face(fields: dict[str, Any]) -> CLIPConfig:
     return CLIPConfig(fields.get("projection_dim", 512), ViTConfig(**image), TextConfig(**texts))
 
 
-# The fields of open_clip's configs. A field may hold these values; any (None), where it is read below, or changes no
-# feature, or only training; or nothing. What else is set makes another model.
+# The fields of open_clip's configs, with the values that are built here. None is any value: the field is read below, or
+# it changes no feature of a trained model. (): the field must be empty, since any value makes another model.
 _ANY_BLOCK = ("layers", "width", "mlp_ratio", "ls_init_value", "final_ln_after_pool", "output_tokens")
 _BLOCK: dict[str, tuple[Any, ...] | None] = {
     **dict.fromkeys((*_ANY_BLOCK, "act_kwargs", "norm_kwargs")),
