@@ -8,8 +8,6 @@ from typing import Any
 import jax
 from jax.extend import core
 
-PRODUCTS = 10  # timed back to back: waiting for each would make a GPU look slower, and a step better, than it is
-
 
 def count(function: Callable[..., Any], *args: Any) -> float:
     """Floating-point operations of the matrix products and convolutions of a call, on one device.
@@ -50,15 +48,16 @@ def _shape(variable: Any) -> tuple[int, ...]:
 
 def matmul_rate(dtype: str) -> float:
     """Measured rate of a large matrix product on one device, FLOP/s: what the utilisation is compared with."""
-    side = 1024 if jax.default_backend() == "cpu" else 8192
+    # Products are timed back to back: waiting for each would make a GPU look slower, and a step better, than it is.
+    side, products = (1024, 2) if jax.default_backend() == "cpu" else (8192, 10)
     a = jax.random.normal(jax.random.key(0), (side, side), dtype)  # zeros or ones would flatter a GPU
     multiply = jax.jit(lambda x: x @ x)
     multiply(a).block_until_ready()
     times = []
     for _ in range(3):
         start = time.perf_counter()
-        for _ in range(PRODUCTS):
+        for _ in range(products):
             product = multiply(a)
         product.block_until_ready()
         times.append(time.perf_counter() - start)
-    return 2 * side**3 * PRODUCTS / min(times)
+    return 2 * side**3 * products / min(times)

@@ -1,38 +1,46 @@
 """Pictures a run leaves in its working directory: the degradations it trains on, and its curves."""
 
+import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image, ImageDraw
 
 from qualiclip_jax import html, storage
+
+GAP, LINE, LABEL, SMALLEST = 6, 15, 150, 160  # px: between crops, of text, of the first column, of a crop
 
 
 def save_degraded_examples(path: Path, crops: np.ndarray, degraded: np.ndarray, titles: list[str]) -> None:
     """Draws, for each image, both crops as they are and at every level: an early look at what the step sees.
 
     Args:
-      path: PNG file.
+      path: PNG file. Its crops have the pixels of the arrays, each repeated where they are smaller than `SMALLEST`.
       crops: uint8 [N, 2, H, W, 3].
       degraded: float [N, L, 2, H, W, 3] in [0, 1].
       titles: N names of the degradations.
     """
-    from matplotlib.figure import Figure
-
-    rows, columns = len(crops), degraded.shape[1] + 1
-    figure = Figure(figsize=(1.7 * columns, 1.85 * rows * 2), layout="constrained")
-    axes = figure.subplots(2 * rows, columns, squeeze=False)
-    for i in range(rows):
+    rounded = (np.clip(degraded, 0, 1) * 255 + 0.5).astype(np.uint8)
+    tiles = np.concatenate([crops[:, None], rounded], axis=1)  # [N, 1 + L, 2, H, W, 3]
+    for axis in (3, 4):
+        tiles = tiles.repeat(-(-SMALLEST // crops.shape[2]), axis)
+    rows, columns, _, height, width, _ = tiles.shape
+    image_height = LINE + 2 * (height + GAP)
+    picture = Image.new("RGB", (LABEL + columns * (width + GAP), rows * image_height), "white")
+    write = ImageDraw.Draw(picture).text
+    for i, title in enumerate(titles):
+        top = i * image_height + LINE
+        for column in range(columns):
+            left = LABEL + column * (width + GAP)
+            write((left, top - LINE), f"level {column}" if column else "pristine", "black")
+            for crop in range(2):
+                picture.paste(Image.fromarray(tiles[i, column, crop]), (left, top + crop * (height + GAP)))
         for crop in range(2):
-            for level in range(columns):
-                axis = axes[2 * i + crop, level]
-                axis.imshow(crops[i, crop] if level == 0 else np.asarray(degraded[i, level - 1, crop]))
-                axis.set_xticks([])
-                axis.set_yticks([])
-                if crop == 0:
-                    axis.set_title("pristine" if level == 0 else f"level {level}", fontsize=8)
-            axes[2 * i + crop, 0].set_ylabel(f"{titles[i]}\ncrop {crop + 1}", fontsize=8)
-    storage.write_bytes(path, html.figure_png(figure, dpi=110))
+            write((GAP, top + crop * (height + GAP)), f"{title}\ncrop {crop + 1}", "black")
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    storage.write_bytes(path, buffer.getvalue())
 
 
 PARTS = ("consistency", "positive", "negative", "mse", "plcc", "fidelity", "degradations")  # of losses
@@ -51,8 +59,10 @@ def save_curves(path: Path, trained: list[dict[str, Any]], evaluations: list[dic
     if not trained:
         return
     ranked = "rank_accuracy" in trained[0]
-    figure = Figure(figsize=(11, 6.4 if ranked else 3.4), layout="constrained")
-    axes = figure.subplots(2 if ranked else 1, 2, squeeze=False)
+    rows, height = (2, 6.4) if ranked else (1, 3.4)
+    figure = Figure(figsize=(11, height))
+    edges = {"left": 0.08, "right": 0.99, "bottom": 0.5 / height, "top": 1 - 0.3 / height}
+    axes = figure.subplots(rows, 2, squeeze=False, gridspec_kw=edges | {"hspace": 0.3, "wspace": 0.18})
     steps, loss, evaluated = [row["step"] for row in trained], axes[0, 0], axes[-1, -1]
     for name in ("loss", *(part for part in PARTS if part in trained[0])):
         loss.plot(steps, [row[name] for row in trained], label=name, linewidth=2 if name == "loss" else 1)

@@ -1,10 +1,8 @@
-"""The pictures that a run leaves: each curve holds the numbers of its rows."""
-
-import io
+"""The pictures that a run leaves: curves hold the numbers of their rows, examples the pixels of their crops."""
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from qualiclip_jax import html
 from qualiclip_jax.training import pictures
@@ -57,13 +55,23 @@ def test_a_run_that_logged_nothing_draws_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_examples_show_every_crop_at_every_level(tmp_path, drawn):
+def test_examples_show_every_crop_at_every_level(tmp_path, monkeypatch):
     crops = np.random.default_rng(0).integers(0, 256, (2, 2, 8, 8, 3), np.uint8)
-    degraded = np.linspace(0, 1, 2 * 3 * 2 * 8 * 8 * 3).reshape(2, 3, 2, 8, 8, 3)
-    pictures.save_degraded_examples(tmp_path / "degradations.png", crops, degraded, ["jpeg", "blur\n+ noise"])
-    shown = [axis.images[0].get_array() for axis in drawn[0].axes]
-    assert len(shown) == 2 * 2 * 4
-    np.testing.assert_array_equal(shown[4], crops[0, 1])
-    np.testing.assert_array_equal(shown[4 + 3], degraded[0, 2, 1])
-    assert drawn[0].axes[8].get_ylabel() == "blur\n+ noise\ncrop 1"
-    assert Image.open(io.BytesIO((tmp_path / "degradations.png").read_bytes())).format == "PNG"
+    degraded = np.random.default_rng(1).integers(0, 256, (2, 3, 2, 8, 8, 3), np.uint8)
+    written = {}
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", lambda self, place, text, color: written.update({place: text}))
+    titles = ["jpeg", "blur\n+ noise"]
+    pictures.save_degraded_examples(tmp_path / "degradations.png", crops, degraded / np.float32(255), titles)
+    picture = Image.open(tmp_path / "degradations.png")
+    assert picture.format == "PNG"
+    shown, side = np.asarray(picture), pictures.SMALLEST
+    across = side + pictures.GAP
+    for i, crop, level in np.ndindex(2, 2, 4):
+        top = i * (pictures.LINE + 2 * across) + pictures.LINE + crop * across
+        left = pictures.LABEL + level * across
+        expected = degraded[i, level - 1, crop] if level else crops[i, crop]
+        tile = shown[top : top + side, left : left + side]
+        np.testing.assert_array_equal(tile, expected.repeat(side // 8, 0).repeat(side // 8, 1))
+        assert written[pictures.GAP, top] == f"{titles[i]}\ncrop {crop + 1}"
+        assert crop or written[left, top - pictures.LINE] == (f"level {level}" if level else "pristine")
+    assert shown.shape == (top + across, left + across, 3)
