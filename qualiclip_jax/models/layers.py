@@ -28,6 +28,11 @@ def _normal_chunk(key: jax.Array, index: int, size: int) -> jax.Array:
     return jax.random.normal(jax.random.fold_in(key, index), (size,))
 
 
+@functools.partial(jax.jit, static_argnames=("shape", "dtype"))
+def _shaped(chunks: list[jax.Array], std: float, shape: tuple[int, ...], dtype: DTypeLike) -> jax.Array:
+    return (std * jnp.concatenate(chunks)[: math.prod(shape)]).reshape(shape).astype(dtype)
+
+
 _drawing = contextvars.ContextVar("drawing", default=True)
 
 
@@ -53,7 +58,7 @@ def normal(std: float) -> Callable[..., jax.Array]:
         count = math.prod(shape)
         size = 2**14 if count <= 2**17 else 2**20
         chunks = [_normal_chunk(key, index, size) for index in range(-(-count // size))]
-        return (std * jnp.concatenate(chunks)[:count]).reshape(shape).astype(dtype)
+        return _shaped(chunks, std, tuple(shape), dtype)
 
     return init
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.extend import core
 
 
@@ -50,7 +51,8 @@ def matmul_rate(dtype: str) -> float:
     """Measured rate of a large matrix product on one device, FLOP/s: what the utilisation is compared with."""
     # Products are timed back to back: waiting for each would make a GPU look slower, and a step better, than it is.
     side, products = (1024, 2) if jax.default_backend() == "cpu" else (8192, 10)
-    a = jax.random.normal(jax.random.key(0), (side, side), dtype)  # zeros or ones would flatter a GPU
+    numbers = jax.jit(lambda: jnp.sin(jnp.arange(side**2, dtype=jnp.float32)).reshape(side, side).astype(dtype))
+    a = numbers()  # zeros or ones would flatter a GPU
     multiply = jax.jit(lambda x: x @ x)
     multiply(a).block_until_ready()
     times = []

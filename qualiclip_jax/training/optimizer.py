@@ -53,8 +53,7 @@ def reach(config: ConfigDict, steps: int) -> float:
 
 def warning(config: ConfigDict, steps: int) -> str:
     """A line that says that the learning rate is far too small for a long run, or ""."""
-    far = reach(config, steps)
-    if steps < 1000 or far > 1e-3:  # CLIP's weights are of the order of 0.02
+    if steps < 1000 or (far := reach(config, steps)) > 1e-3:  # CLIP's weights are of the order of 0.02
         return ""
     return (
         f"learning_rate {config.learning_rate:g}: in {steps:,} steps {config.optimizer.name} moves no weight by more "
