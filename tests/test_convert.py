@@ -11,6 +11,7 @@ from flax import nnx
 from safetensors.numpy import load_file, save_file
 
 from qualiclip_jax import checkpoint, cli, convert, models, prompts, quality
+from tests.small_models import build_clip
 
 DATA = pathlib.Path(__file__).parent / "golden"
 
@@ -36,13 +37,8 @@ def qualiclip(golden, tmp_path_factory):
 def clip_with_vocabulary(tmp_path_factory):
     """A tiny CLIP with CLIP's vocabulary, under OpenAI's names."""
     config = models.CLIPConfig(8, models.ViTConfig(1, 64, 1, 16, 32), models.TextConfig(1, 64, 1))
-    _, shapes = models.to_pure(nnx.eval_shape(lambda: models.CLIP(config, rngs=nnx.Rngs(0))))
-    rng = np.random.default_rng(0)
-    import jax
-
-    arrays = jax.tree.map(lambda leaf: 0.1 * rng.standard_normal(leaf.shape, np.float32), shapes)
     path = tmp_path_factory.mktemp("clip") / "clip.safetensors"
-    save_file(convert.to_openai_state_dict(models.from_pure(config, arrays)), path)
+    save_file(convert.to_openai_state_dict(build_clip(config)), path)
     return path
 
 

@@ -12,7 +12,6 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 from PIL import Image
 from scipy import stats
 
@@ -21,6 +20,7 @@ from qualiclip_jax.evaluation import synthetic
 from qualiclip_jax.inference import machine
 from qualiclip_jax.inference.buckets import Costs
 from qualiclip_jax.inference.predictor import QualiCLIP
+from tests.small_models import build_clip
 
 IMAGES = 24
 CONFIG = models.CLIPConfig(
@@ -31,9 +31,10 @@ CONFIG = models.CLIPConfig(
 def save_random_model(path: Path, seed: int) -> None:
     features = np.random.default_rng(seed).normal(size=(2, 2, 16)).astype(np.float32)
     features /= np.linalg.norm(features, axis=-1, keepdims=True)
-    clip = models.CLIP(CONFIG, rngs=nnx.Rngs(seed))
     prompts = (("Good photo.", "Bad photo."), ("Sharp image.", "Blurry image."))
-    checkpoint.save_model(path, models.Model(clip, prompts, features, 20.0, {"weights": "random", "seed": seed}))
+    checkpoint.save_model(
+        path, models.Model(build_clip(CONFIG, seed), prompts, features, 20.0, {"weights": "random", "seed": seed})
+    )
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ import pytest
 
 from qualiclip_jax import models, prompts
 from qualiclip_jax.errors import UserError
+from tests.small_models import build_clip
 
 TINY = models.CLIPConfig(
     32, models.ViTConfig(1, 64, 1, 16, 32), models.TextConfig(1, 64, 1, vocab_size=49408), position="none"
@@ -15,9 +16,7 @@ TINY = models.CLIPConfig(
 
 @pytest.fixture(scope="module")
 def clip():
-    from flax import nnx
-
-    return models.CLIP(TINY, rngs=nnx.Rngs(0))
+    return build_clip(TINY)
 
 
 @pytest.fixture(scope="module")

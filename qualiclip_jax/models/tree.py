@@ -1,10 +1,12 @@
 """A CLIP as plain data and back: its config as JSON types, its parameters as nested dicts of arrays."""
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from qualiclip_jax.errors import UserError
@@ -25,15 +27,22 @@ class Skeleton:
 
     def __init__(self, config: CLIPConfig):
         self.config = config
-        with without_values():
-            self._graph, state = nnx.split(nnx.eval_shape(lambda: CLIP(config, rngs=nnx.Rngs(0))))
-        self._leaves = {"/".join(map(str, path)): (path, leaf) for path, leaf in nnx.to_flat_state(state)}
+        self._graph, leaves = _structure(config)
+        self._leaves = {"/".join(map(str, path)): (path, leaf) for path, leaf in leaves}
         self.shapes: dict[str, Shape] = {name: leaf.shape for name, (_, leaf) in self._leaves.items()}
 
     def filled(self, arrays: Mapping[str, Any]) -> CLIP:
         """The CLIP with these parameters: arrays by path, float (NumPy, JAX, or abstract `jax.ShapeDtypeStruct`)."""
         leaves = [(path, leaf.replace(_float32(arrays[name]))) for name, (path, leaf) in self._leaves.items()]
         return nnx.merge(self._graph, nnx.from_flat_state(leaves))
+
+
+@functools.lru_cache(maxsize=16)
+def _structure(config: CLIPConfig) -> tuple[nnx.GraphDef[CLIP], tuple[tuple[Any, nnx.Variable[Any]], ...]]:
+    """The modules of a CLIP, and its abstract parameters by path."""
+    with without_values():
+        graph, state = nnx.split(nnx.eval_shape(lambda: CLIP(config, rngs=nnx.Rngs(0))))
+    return graph, tuple(nnx.to_flat_state(state))
 
 
 def to_pure(clip: CLIP) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -83,5 +92,6 @@ def check_shapes(what: str, wanted: Mapping[str, Shape], given: Mapping[str, Sha
 
 
 def _float32(array: Any) -> Any:
-    abstract = isinstance(array, jax.ShapeDtypeStruct)
-    return jax.ShapeDtypeStruct(array.shape, jnp.float32) if abstract else jnp.asarray(array, jnp.float32)
+    if isinstance(array, jax.ShapeDtypeStruct):
+        return jax.ShapeDtypeStruct(array.shape, jnp.float32)
+    return jnp.asarray(array if isinstance(array, jax.Array) else np.asarray(array, np.float32), jnp.float32)

@@ -13,8 +13,9 @@ from qualiclip_jax.errors import UserError
 from qualiclip_jax.models.encoder import Area, run
 from tests.small_models import EFFICIENTNET, SIGLIP
 
-RESNET = models.CLIPConfig(32, models.ResNetConfig((1, 2, 1, 1), 4, 2, 96), models.TextConfig(2, 64, 2, 50))
-VIT = models.CLIPConfig(32, models.ViTConfig(2, 64, 2, 16, 64))
+SIDE = 64  # of many images here, so that they share compiled programs
+RESNET = models.CLIPConfig(32, models.ResNetConfig((1, 2, 1, 1), 4, 2, SIDE), models.TextConfig(2, 64, 2, 50))
+VIT = models.CLIPConfig(32, models.ViTConfig(2, 64, 2, 16, SIDE))
 CONFIGS = {"resnet": RESNET, "vit": VIT, "siglip": SIGLIP, "efficientnet": EFFICIENTNET}
 
 
@@ -46,7 +47,7 @@ def test_a_padded_image_has_the_features_of_the_unpadded_one(clip, position):
     if position not in clip.config.image.positions:
         pytest.skip("this encoder has no positional embedding")
     clip = changed(clip, position=position)
-    images = photos((97, 131), (70, 64))
+    images = photos((97, 131), (SIDE, SIDE))
     padded = np.full((2, 130, 163, 3), 1e3, np.float32)  # the padding is far from harmless, if it were looked at
     for row, image in zip(padded, images):
         row[: image.shape[0], : image.shape[1]] = image
@@ -59,8 +60,8 @@ def test_a_padded_image_has_the_features_of_the_unpadded_one(clip, position):
 def test_interpolated_position_is_the_native_one_at_the_native_size(clip):
     if "native" not in clip.config.image.positions:
         pytest.skip("this encoder has no positional embedding")
-    side = clip.config.image.image_size
-    image = jnp.asarray(np.stack(photos((side, side))))
+    assert clip.config.image.image_size == SIDE
+    image = jnp.asarray(np.stack(photos((SIDE, SIDE))))
     native = encode(changed(clip, position="native"), image)
     assert relative(encode(changed(clip, position="interpolate"), image), native) == 0
     assert relative(encode(changed(clip, position="none"), image), native) > 1e-3
@@ -105,7 +106,7 @@ def test_gradients_are_finite_for_constant_images(clip, compute_dtype, remat):
 
 
 def test_bfloat16_computes_near_float32_and_gives_float32(clip):
-    images = jnp.asarray(np.stack(photos((64, 96), (64, 96))))
+    images = jnp.asarray(np.stack(photos((SIDE, SIDE))))
     exact = encode(clip, images)
     low = changed(clip, compute_dtype="bfloat16")
     features = encode(low, images)
