@@ -70,7 +70,12 @@ def degrade(name: str, images: Array, level: Array | int, key: Array) -> Array:
     _check_level(name, level)
     images = jnp.asarray(images)
     check_images(images)
-    return apply(name, images.astype(jnp.float32), jnp.asarray(level, jnp.int32), key).astype(images.dtype)
+    return _degraded(name, images, jnp.asarray(level, jnp.int32), key)
+
+
+@functools.partial(jax.jit, static_argnames="name")
+def _degraded(name: str, images: Array, level: Array, key: Array) -> Array:
+    return apply(name, images.astype(jnp.float32), level, key).astype(images.dtype)
 
 
 def degrade_pairs(

@@ -30,7 +30,8 @@ def apply():
     """`camera.apply`, compiled once for a shape."""
     run = jax.jit(camera.apply)
     key = jax.random.key(0)
-    return lambda images, settings: np.asarray(run(jnp.asarray(images, jnp.float32), settings, key))
+    numbers = lambda settings: Settings(*map(np.float32, settings))  # of one type, for one program
+    return lambda images, settings: np.asarray(run(jnp.asarray(images, jnp.float32), numbers(settings), key))
 
 
 @pytest.fixture(scope="module")

@@ -42,9 +42,9 @@ def test_all_types_stay_in_range_and_change_the_image(degraded, photos):
     assert (change[:, 4] > 0.002).all()
 
 
-@pytest.mark.parametrize("value", [77, 0, 255])
-def test_flat_crops_give_no_nan(degrade_all, photos, value):
-    output = degrade_all(np.full_like(photos[:2], value))
+@pytest.mark.parametrize("values", [(77, 0), (255, 255)])
+def test_flat_crops_give_no_nan(degrade_all, photos, values):
+    output = degrade_all(np.stack([np.full_like(photos[0], value) for value in values]))
     assert np.isfinite(output).all()
     assert output.min() >= 0
     assert output.max() <= 1
@@ -64,8 +64,7 @@ def test_similarity_falls_from_level_to_level(degrade_all, photos, degraded):
         assert (np.diff(similarity) < 0).all(), (name, similarity)
 
 
-def test_equal_keys_agree_bit_for_bit_and_others_differ(degrade_all, photos, degraded):
-    np.testing.assert_array_equal(degrade_all(photos[:2]), degraded)
+def test_another_key_gives_another_draw(degrade_all, photos, degraded):
     other = degrade_all(photos[:2], jax.random.split(jax.random.key(1), 24))
     for kind, name in enumerate(TYPES):
         changed = (other[kind] != degraded[kind]).any((1, 2, 3, 4))  # [5]
@@ -97,7 +96,7 @@ def test_composed_types_are_applied_in_order(run_pairs, keys, photos):
 
 
 def test_neighbours_do_not_matter(run_pairs, keys, each_type, photos, degraded):
-    """In another order: the same bits. (Other numbers of devices: training/test_devices.py.)"""
+    """In another order, with equal keys: the same bits. (Other numbers of devices: training/test_devices.py.)"""
     order = np.random.default_rng(0).permutation(24)
     output = run_pairs(repeated(photos[:2]), each_type[order], keys[order])
     np.testing.assert_array_equal(output, degraded[order])
@@ -105,10 +104,10 @@ def test_neighbours_do_not_matter(run_pairs, keys, each_type, photos, degraded):
 
 def test_both_strategies_compute_the_same(photos, each_type, degraded):
     """And crops in floating point, one key for the batch, fewer levels."""
-    levels = jax.jit(lambda *batch: degrade_pairs(*batch, levels=3, strategy="levels"))
+    levels = jax.jit(lambda *batch: degrade_pairs(*batch, levels=2, strategy="levels"))
     output = levels(repeated(photos[:2] / np.float32(255)), each_type, jax.random.key(0))
-    assert output.shape == (24, 3, *photos[:2].shape)
-    difference = np.abs(output - degraded[:, :3])
+    assert output.shape == (24, 2, *photos[:2].shape)
+    difference = np.abs(output - degraded[:, :2])
     assert difference.mean() < 1e-4
     # Rounding to 8 bits makes a step of the last bit of a float32, and JPEG 2000 may then cut a block elsewhere.
     smooth = [kind for kind, name in enumerate(TYPES) if name not in GROUPS["compression"]]
