@@ -75,7 +75,7 @@ class QualityLoss:
         if self.reduction not in REDUCTIONS:
             raise UserError(f"QualityLoss: reduction must be one of {', '.join(REDUCTIONS)}, got {self.reduction!r}")
         loaded = [model if isinstance(model, Model) else zoo.load(os.fspath(model)) for model in given]
-        object.__setattr__(self, "_judges", [(model, pure.judge(model)) for model in loaded])
+        object.__setattr__(self, "_judges", [(model, jax.jit(pure.judge(model))) for model in loaded])
 
     def __call__(
         self, images: jax.Array, reference: jax.Array | None = None, key: jax.Array | None = None

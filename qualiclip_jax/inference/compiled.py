@@ -96,8 +96,8 @@ class Encoder:
         return self.config.can_tile and pixels > machine.whole_image_pixels(self.config, pixels)
 
     def attributes(self, images: jax.Array, sizes: jax.Array | None = None) -> jax.Array:
-        """Attribute scores, pure and differentiable; see `_attributes`."""
-        return self._attributes(self._state, images, sizes)
+        """Attribute scores, pure and differentiable, by one program outside of `jax.jit` as well; see `_attributes`."""
+        return self._pure_attributes(self._state, images, sizes)
 
     def start(self, batch: Batch, images: list[np.ndarray]) -> jax.Array | np.ndarray:
         """Starts to score a batch: on all devices if they can share it evenly, else on one.
@@ -197,6 +197,10 @@ class Encoder:
     @functools.cached_property
     def _compiled_attributes(self) -> Callable[..., jax.Array]:
         return jax.jit(self._attributes, compiler_options=machine.compiler_options(self.config))
+
+    @functools.cached_property
+    def _pure_attributes(self) -> Callable[..., jax.Array]:
+        return jax.jit(self._attributes)  # part of other programs, too: those have options of their own
 
     @functools.cached_property
     def _shared_attributes(self) -> Callable[..., jax.Array]:

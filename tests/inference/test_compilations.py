@@ -43,8 +43,8 @@ def without_cache() -> dict[str, str]:
     return {k: v for k, v in os.environ.items() if not k.startswith("JAX_")} | {"JAX_PLATFORMS": "cpu"}
 
 
-def test_one_compilation_a_shape_and_none_in_the_next_run(resnet, tmp_path):
-    resnet.save(tmp_path / "model")
+def test_one_compilation_a_shape_and_none_in_the_next_run(vit, tmp_path):
+    vit.save(tmp_path / "model")
     environment = without_cache() | {"XDG_CACHE_HOME": str(tmp_path / "cache")}
 
     def run() -> dict:

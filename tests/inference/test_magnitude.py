@@ -20,7 +20,7 @@ from qualiclip_jax.inference import magnitude
 def saved(tmp_path_factory):
     """A model, and the path of the same one whose scores count the magnitude."""
     folder = tmp_path_factory.mktemp("magnitude")
-    model = make_model(RESNET)
+    model = make_model(RESNET, seed=4)
     model.save(folder / "plain")
     arguments = [str(folder / "plain"), "--out", str(folder / "fused"), "--magnitude", "0.6"]
     assert cli.run(convert.main, arguments) in (0, None)
@@ -34,7 +34,7 @@ def features_of(model, images):
 
 def test_scores_are_those_of_the_cosines_and_of_the_magnitude(saved, photos):
     plain, path = saved
-    photos = [photos[0], photos[2], photos[3]]
+    photos = [photos[0], photos[2], photos[1]]
     fused = QualiCLIP.load(path)
     weight, center, spread = fused.magnitude
     assert weight == 0.6

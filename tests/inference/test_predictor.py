@@ -16,10 +16,14 @@ from qualiclip_jax.inference import buckets, machine
 from qualiclip_jax.models import CLIPConfig, ViTConfig, layers
 
 
+@nnx.jit
+def encode(clip, images):
+    return clip.encode_image(models.normalise(images))
+
+
 def plain_attributes(model: QualiCLIP, image: np.ndarray) -> np.ndarray:
     """Attribute scores [P] straight from the CLIP: no padding, no folding, no batch."""
-    normalised = models.normalise(jnp.asarray(image, jnp.float32)[None] / 255)
-    features = nnx.jit(lambda clip, images: clip.encode_image(images))(model.clip, normalised)
+    features = encode(model.clip, np.float32(image[None] / 255))
     return np.asarray(quality.attribute_scores(features, model.prompt_features, model.temperature))[0]
 
 
