@@ -96,7 +96,7 @@ def test_composed_types_are_applied_in_order(run_pairs, keys, photos):
 
 
 def test_neighbours_do_not_matter(run_pairs, keys, each_type, photos, degraded):
-    """In another order, with equal keys: the same bits. (Other numbers of devices: training/test_devices.py.)"""
+    """In another order, with equal keys: the same bits. (Other numbers of devices: training/test_processes.py.)"""
     order = np.random.default_rng(0).permutation(24)
     output = run_pairs(repeated(photos[:2]), each_type[order], keys[order])
     np.testing.assert_array_equal(output, degraded[order])

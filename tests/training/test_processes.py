@@ -1,5 +1,7 @@
-"""Training in two processes of two devices: stopped, killed, resumed, and failing."""
+"""Training on one and four devices, and in two processes of two devices: stopped, killed, resumed, and failing."""
 
+import contextlib
+import io
 import os
 import re
 import signal
@@ -8,27 +10,27 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
-from qualiclip_jax import checkpoint
+from qualiclip_jax import checkpoint, cli, train
 from qualiclip_jax.errors import UserError
 from qualiclip_jax.storage import read_jsonl
 from qualiclip_jax.training import parallel
+from tests.training import twenty_steps
 
 ROOT = Path(__file__).parents[2]
-HERE = Path(__file__).parent
-LOCAL = [sys.executable, str(ROOT / "launch" / "local.py"), "--processes", "2", "--devices", "2", "--"]
-TRAIN = [sys.executable, "-m", "qualiclip_jax.train", "--config", str(HERE / "tiny_vit.py")]
+LOCAL = [sys.executable, str(ROOT / "launch" / "local.py"), "--processes", "2", "--devices", "2", "--", sys.executable]
+TRAIN = ["-m", "qualiclip_jax.train", "--config", twenty_steps.CONFIG]
 
 
-@pytest.fixture(scope="module")
-def environment():
-    return os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
-
-
-def start(command, environment):
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+def start(*command):
+    """The launcher of two processes that each run `python COMMAND`."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+    return subprocess.Popen(
+        [*LOCAL, *map(str, command)], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
 
 
 def finish(process, status):
@@ -55,30 +57,78 @@ def saved_steps(workdir):
 
 
 @pytest.fixture(scope="module")
-def chain(tmp_path_factory, environment):
-    """One run in three parts: two processes until SIGTERM to one; two until one is killed; one process to the end.
+def together(tmp_path_factory):
+    """The output of two processes that run two_processes.py, and what `twenty_steps` gave there."""
+    folder = tmp_path_factory.mktemp("together")
+    process = start(Path(__file__).with_name("two_processes.py"), folder)
+    lines = []
+    while sum("ready" in line for line in lines) < 2:
+        lines.append(process.stdout.readline())
+        assert lines[-1], lines
+    time.sleep(0.3)
+    for child in children(process):
+        os.kill(child, signal.SIGINT)
+    output = "".join(lines) + finish(process, 1)
+    with np.load(folder / "runs.npz") as runs:
+        return output, dict(runs)
 
-    By fsdp, by pmap on as many devices, and by fsdp on one device.
+
+@pytest.fixture(scope="module")
+def runs(together):
+    """`loss RUN` [20], `pixels RUN` [20, B, L, 2, H, W, 3] and so on of the RUNs of `twenty_steps`; "2x2": in two
+    processes."""
+    with jax.numpy_dtype_promotion("standard"):  # optax needs it
+        single = [twenty_steps.run(name) for name in ("1", "4", "fsdp", "fsdp:2")]
+    values = {f"{name} 2x2": value for name, value in together[1].items()}
+    for one in single:
+        values |= one
+    return values
+
+
+@pytest.mark.parametrize("devices", ["4", "4 2x2"])
+def test_losses_do_not_depend_on_devices(runs, devices):
+    assert runs["loss 1"].shape == (20,)
+    assert len(np.unique(runs["loss 1"])) == 20  # it trains
+    np.testing.assert_allclose(runs[f"loss {devices}"], runs["loss 1"], rtol=1e-5)
+
+
+@pytest.mark.parametrize(("way", "pmap"), [("fsdp", "4"), ("fsdp:2", "4"), ("fsdp 2x2", "4 2x2")])
+def test_fsdp_has_the_losses_of_pmap(runs, way, pmap):
+    np.testing.assert_allclose(runs[f"loss {way}"], runs[f"loss {pmap}"], rtol=1e-6)
+
+
+@pytest.mark.parametrize("devices", ["4", "4 2x2"])
+def test_degraded_pixels_are_the_same_bit_for_bit(runs, devices):
+    np.testing.assert_array_equal(runs[f"pixels {devices}"], runs["pixels 1"])
+    assert not np.array_equal(runs["pixels 1"][0, :, 0], runs["pixels 1"][0, :, 1])  # levels differ
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory):
+    """One run in three parts: two processes until SIGTERM to one; two until one is killed; this process to the end.
+
+    By fsdp, by pmap, and by fsdp, on four devices each.
     Gives its working directory, the outputs of the parts and the checkpoints after each.
     """
     workdir = tmp_path_factory.mktemp("chain")
-    command = [*TRAIN, "--workdir", str(workdir)]
-    fsdp = [*command, "--config.parallel=fsdp"]
+    command, fsdp = [*TRAIN, "--workdir", str(workdir)], "--config.parallel=fsdp"
     outputs, saved = [], []
 
-    process = start([*LOCAL, *fsdp], environment)
+    process = start(*command, fsdp)
     wait_for_step(process, workdir, 3)
     os.kill(children(process)[1], signal.SIGTERM)
     outputs.append(finish(process, 0))
     saved.append(saved_steps(workdir))
 
-    process = start([*LOCAL, *command], environment)
+    process = start(*command)
     wait_for_step(process, workdir, max(saved[0]) + 2)
     os.kill(children(process)[1], signal.SIGKILL)
     outputs.append(finish(process, 137))
     saved.append(saved_steps(workdir))
 
-    outputs.append(finish(start(fsdp, environment), 0))
+    with contextlib.redirect_stdout(io.StringIO()) as output, jax.numpy_dtype_promotion("standard"):
+        assert cli.run(train.main, [*command[2:], fsdp]) == cli.DONE
+    outputs.append(output.getvalue())
     saved.append(saved_steps(workdir))
     return workdir, outputs, saved
 
@@ -97,14 +147,13 @@ def test_a_killed_process_ends_the_others_with_a_clear_line(chain):
     assert max(saved[1]) >= max(saved[0])
 
 
-def test_all_parts_together_are_the_run_of_one_process(chain, environment, tmp_path):
+def test_all_parts_together_are_the_run_of_one_process(chain, runs):
     workdir, outputs, saved = chain
     assert f"going on from step {max(saved[1])}" in outputs[2]
-    finish(start([*TRAIN, "--workdir", str(tmp_path)], environment), 0)
-    rows, expected = read_jsonl(workdir / "metrics.jsonl"), read_jsonl(tmp_path / "metrics.jsonl")
+    rows = read_jsonl(workdir / "metrics.jsonl")
     assert [row["step"] for row in rows] == list(range(1, 21))
-    for name in ("loss", "consistency", "parameter_norm"):
-        np.testing.assert_allclose([row[name] for row in rows], [row[name] for row in expected], rtol=1e-5, atol=1e-6)
+    for name in twenty_steps.KEPT:
+        np.testing.assert_allclose([row[name] for row in rows], runs[f"{name} 4"], rtol=1e-5, atol=1e-6)
 
 
 def test_checkpoints_of_several_processes_are_whole(chain):
@@ -131,31 +180,21 @@ def test_variables_that_do_not_say_who_the_processes_are(monkeypatch, variables,
         parallel.initialize()
 
 
-def test_interrupt_stops_all_at_the_same_step(environment):
-    process = start([*LOCAL, sys.executable, str(HERE / "stop_together.py")], environment)
-    lines = []
-    while sum("ready" in line for line in lines) < 2:
-        lines.append(process.stdout.readline())
-        assert lines[-1], lines
-    time.sleep(0.5)
-    process.send_signal(signal.SIGINT)
-    output = "".join(lines) + finish(process, 0)
+def test_interrupt_stops_all_at_the_same_step(together):
+    output, _ = together
     assert sorted(re.findall(r"^\[(\d)\] error: only the primary process knows$", output, re.MULTILINE)) == ["0", "1"]
     stops = dict(re.findall(r"^\[(\d)\] SIGINT at (\d+)$", output, re.MULTILINE))
     assert set(stops) == {"0", "1"}
     assert stops["0"] == stops["1"]
 
 
-def test_what_the_primary_process_cannot_do_ends_all(environment, tmp_path):
-    (tmp_path / "file").write_text("")
-    output = finish(start([*LOCAL, *TRAIN, "--workdir", str(tmp_path / "file" / "run")], environment), 1)
-    assert "[0] error: --workdir" in output
-    assert "cannot be written" in output
+def test_what_the_primary_process_cannot_do_fails_in_all(together):
+    output, _ = together
+    assert sorted(re.findall(r"^\[(\d)\] error: --workdir .* cannot be written", output, re.MULTILINE)) == ["0", "1"]
+    assert sorted(re.findall(r"^\[(\d)\] status 1$", output, re.MULTILINE)) == ["0", "1"]
 
 
-def test_what_one_process_cannot_do_ends_all(environment, tmp_path):
-    command = " ".join([*TRAIN, "--workdir", str(tmp_path / "run")])
-    script = f"exec {command} $([ $QUALICLIP_PROCESS = 0 ] || echo --config.data.source=folder:{tmp_path}/none)"
-    output = finish(start([*LOCAL, "sh", "-c", script], environment), 1)
-    assert "[1] error: " in output
+def test_what_one_process_cannot_do_ends_all(together):
+    output, _ = together
+    assert re.search(r"^\[1\] error: .*none", output, re.MULTILINE)
     assert "[local] process 1 ended with status 1; stopping the others" in output

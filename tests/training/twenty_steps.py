@@ -1,12 +1,6 @@
-"""Trains for the steps of tiny_vit.py; saves losses and degraded pixels.
+"""The twenty steps of tiny_vit.py, in a loop of their own that also keeps the degraded pixels."""
 
-    python twenty_steps.py OUTPUT.npz RUN ...
-
-RUN: "2" for pmap on two devices (in several processes: on all), "fsdp" for all devices, "fsdp:2" for two to a state.
-Under fsdp the pixels are not saved.
-"""
-
-import sys
+import contextlib
 from pathlib import Path
 from unittest import mock
 
@@ -15,10 +9,13 @@ import numpy as np
 
 from qualiclip_jax import train
 from qualiclip_jax.data import pristine
-from qualiclip_jax.training import build, parallel
+from qualiclip_jax.training import build, loop, parallel
 from qualiclip_jax.training import step as step_module
 from qualiclip_jax.training.state import create_state
 from qualiclip_jax.training.step import degrade_batch
+
+CONFIG = str(Path(__file__).with_name("tiny_vit.py"))
+KEPT = ("loss", "consistency", "parameter_norm")
 
 
 def step_with_pixels(state, batch, *, recipe, axis_name):
@@ -35,45 +32,28 @@ def step_with_pixels(state, batch, *, recipe, axis_name):
     return new_state, metrics, jax.lax.all_gather(pixels[0], axis_name, tiled=True)
 
 
-def spread_as(name):
-    """The way that a RUN names, and the step to take."""
+def run(name):
+    """Trains in the way `name`: "1" or "4" for pmap on so many devices, "fsdp" for all, "fsdp:2" for two to a state.
+
+    Returns:
+      A dict of `loss NAME` and the others of `KEPT` [steps], and of `pixels NAME` [steps, B, L, 2, H, W, 3] (none by
+      fsdp).
+    """
     kind, _, shards = name.partition(":")
     if kind == "fsdp":
-        return parallel.Fsdp(int(shards or 0)), step_module.train_step
-    return parallel.Pmap(jax.local_devices()[: int(name)] if parallel.is_alone() else None), step_with_pixels
-
-
-def run(spread, step):
-    """Losses [steps] and pixels [steps, B, L, 2, H, W, 3]."""
-    config, _, _ = train.parse(["--config", str(Path(__file__).with_name("tiny_vit.py"))])
+        spread, step = parallel.Fsdp(int(shards or 0)), step_module.train_step
+    else:
+        spread = parallel.Pmap(jax.local_devices()[: int(name)] if parallel.is_alone() else None)
+        step = step_with_pixels
+    config, _, _ = train.parse(["--config", CONFIG])
     recipe, params, batch_stats = build.build_recipe(config, build.build_model(config), config.steps)
     state = spread.put_state(create_state(params, batch_stats, recipe))
     step = spread.compile(step, recipe)
-    losses, pixels = [], []
-    with pristine.crop_pairs(
-        pristine.open_source(config.data.source),
-        batch_size=config.batch_size,
-        crop_size=config.data.crop_size,
-        seed=config.seed,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-    ) as batches:
+    rows, pixels = [], []
+    with contextlib.closing(loop._open_batches(config, pristine.open_source(config.data.source), 0)) as batches:
         for _ in range(config.steps):
             state, metrics, *degraded = step(state, spread.put_batch(next(batches)))
-            losses.append(jax.device_get(metrics["loss"]))
+            rows.append(jax.device_get([metrics[name] for name in KEPT]))
             pixels.extend(jax.device_get(degraded))
-    return np.array(losses), np.array(pixels)
-
-
-def main(output, *names):
-    """Saves `losses RUN` and `pixels RUN` for each RUN."""
-    parallel.initialize()
-    arrays = {}
-    for name in names:
-        arrays[f"losses {name}"], arrays[f"pixels {name}"] = run(*spread_as(name))
-    if parallel.is_primary():
-        np.savez(output, **arrays)
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
+    values = dict(zip(KEPT, np.array(rows).T)) | {"pixels": np.array(pixels)}
+    return {f"{key} {name}": value for key, value in values.items()}
