@@ -1,4 +1,4 @@
-"""Training on one and four devices, and in two processes of two devices: stopped, killed, resumed, and failing."""
+"""Training on one and four devices, and in two processes: the same numbers; stopped, killed, resumed, and failing."""
 
 import contextlib
 import io
@@ -21,15 +21,24 @@ from qualiclip_jax.training import parallel
 from tests.training import twenty_steps
 
 ROOT = Path(__file__).parents[2]
-LOCAL = [sys.executable, str(ROOT / "launch" / "local.py"), "--processes", "2", "--devices", "2", "--", sys.executable]
 TRAIN = ["-m", "qualiclip_jax.train", "--config", twenty_steps.CONFIG]
 
 
-def start(*command):
-    """The launcher of two processes that each run `python COMMAND`."""
+def start(devices, *command):
+    """The launcher of two processes of so many devices that each run `python COMMAND`."""
+    launch = [
+        sys.executable,
+        ROOT / "launch" / "local.py",
+        "--processes",
+        2,
+        "--devices",
+        devices,
+        "--",
+        sys.executable,
+    ]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
     return subprocess.Popen(
-        [*LOCAL, *map(str, command)], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [*map(str, [*launch, *command])], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
 
 
@@ -60,7 +69,7 @@ def saved_steps(workdir):
 def together(tmp_path_factory):
     """The output of two processes that run two_processes.py, and what `twenty_steps` gave there."""
     folder = tmp_path_factory.mktemp("together")
-    process = start(Path(__file__).with_name("two_processes.py"), folder)
+    process = start(2, Path(__file__).with_name("two_processes.py"), folder)
     lines = []
     while sum("ready" in line for line in lines) < 2:
         lines.append(process.stdout.readline())
@@ -75,8 +84,8 @@ def together(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def runs(together):
-    """`loss RUN` [20], `pixels RUN` [20, B, L, 2, H, W, 3] and so on of the RUNs of `twenty_steps`; "2x2": in two
-    processes."""
+    """`loss RUN` [20], `pixels RUN` [20, B, L, 2, H, W, 3] and so on of the RUNs of `twenty_steps`; "2x2": of two
+    processes of two devices."""
     with jax.numpy_dtype_promotion("standard"):  # optax needs it
         single = [twenty_steps.run(name) for name in ("1", "4", "fsdp", "fsdp:2")]
     values = {f"{name} 2x2": value for name, value in together[1].items()}
@@ -107,20 +116,20 @@ def test_degraded_pixels_are_the_same_bit_for_bit(runs, devices):
 def chain(tmp_path_factory):
     """One run in three parts: two processes until SIGTERM to one; two until one is killed; this process to the end.
 
-    By fsdp, by pmap, and by fsdp, on four devices each.
+    By fsdp on two devices, by pmap on two, and by fsdp on four.
     Gives its working directory, the outputs of the parts and the checkpoints after each.
     """
     workdir = tmp_path_factory.mktemp("chain")
     command, fsdp = [*TRAIN, "--workdir", str(workdir)], "--config.parallel=fsdp"
     outputs, saved = [], []
 
-    process = start(*command, fsdp)
+    process = start(1, *command, fsdp)
     wait_for_step(process, workdir, 3)
     os.kill(children(process)[1], signal.SIGTERM)
     outputs.append(finish(process, 0))
     saved.append(saved_steps(workdir))
 
-    process = start(*command)
+    process = start(1, *command)
     wait_for_step(process, workdir, max(saved[0]) + 2)
     os.kill(children(process)[1], signal.SIGKILL)
     outputs.append(finish(process, 137))
