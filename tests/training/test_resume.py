@@ -1,7 +1,8 @@
-"""Runs that are killed, interrupted and preempted, in processes of their own; and what ends or refuses one."""
+"""Runs that are killed, interrupted and preempted; and what ends or refuses one."""
 
+import contextlib
+import io
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -15,16 +16,11 @@ from PIL import Image
 
 from qualiclip_jax import checkpoint, cli, train
 from qualiclip_jax.storage import read_jsonl
+from qualiclip_jax.training import loop
 
 TINY = str(Path(__file__).with_name("tiny_vit.py"))
 STEPS = 24
 FIELDS = [f"--config.steps={STEPS}", "--config.checkpoint.every=3"]
-
-
-@pytest.fixture(scope="module")
-def environment():
-    """One device."""
-    return os.environ | {"XLA_FLAGS": os.environ["XLA_FLAGS"].replace("device_count=4", "device_count=1")}
 
 
 @pytest.fixture(scope="module")
@@ -41,28 +37,38 @@ def photos(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def start(photos, environment):
+def arguments(photos):
+    """A function that gives the arguments of the command."""
+    fixed = ["--config", TINY, f"--config.data.source=folder:{photos}", *FIELDS]
+    return lambda workdir, *fields: [*fixed, "--workdir", str(workdir), *fields]
+
+
+@pytest.fixture(scope="module")
+def start(arguments):
     """A function that starts a run in a process of its own."""
 
     def start(workdir):
-        command = [sys.executable, "-m", "qualiclip_jax.train", *arguments(workdir, photos)]
+        command = [sys.executable, "-m", "qualiclip_jax.train", *arguments(workdir)]
         return subprocess.Popen(
-            command,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
         )
 
     return start
 
 
-def arguments(workdir, photos, *fields):
-    return ["--config", TINY, "--workdir", str(workdir), f"--config.data.source=folder:{photos}", *FIELDS, *fields]
+@pytest.fixture(scope="module")
+def train_here(arguments):
+    """A function that runs the command in this process and gives its status and what it printed."""
+
+    def train_here(workdir, *fields):
+        printed, promotion = io.StringIO(), jax.numpy_dtype_promotion("standard")  # optax needs it
+        with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed), promotion:
+            return cli.run(train.main, arguments(workdir, *fields)), printed.getvalue()
+
+    return train_here
 
 
-def finish(process, status=0):
+def finish(process, status):
     output, _ = process.communicate(timeout=300)
     assert process.returncode == status, output
     assert "Traceback" not in output
@@ -76,31 +82,50 @@ def wait_for_step(process, workdir, step):
         time.sleep(0.02)
 
 
+def saved_steps(workdir):
+    return [int(entry.name) for entry in (workdir / "checkpoints").iterdir() if entry.name.isdigit()]
+
+
 def arrays_of(folder):
     return checkpoint._restore_numpy(folder, checkpoint._metadata(folder))
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory, start):
+def uninterrupted(tmp_path_factory, train_here):
     """The working directory and the output of a whole run."""
     workdir = tmp_path_factory.mktemp("uninterrupted")
-    return workdir, finish(start(workdir))
+    status, output = train_here(workdir)
+    assert status == cli.DONE
+    return workdir, output
 
 
-def test_killed_interrupted_and_preempted_it_ends_with_the_same_bits(tmp_path, start, uninterrupted):
+def test_killed_interrupted_and_preempted_it_ends_with_the_same_bits(
+    tmp_path, start, train_here, uninterrupted, monkeypatch
+):
+    """The first two in processes of their own."""
     process = start(tmp_path)
     wait_for_step(process, tmp_path, 4)
     process.kill()
     process.communicate()
-    for number, status, step in ((signal.SIGINT, 130, 8), (signal.SIGTERM, 0, 14)):
-        process = start(tmp_path)
-        wait_for_step(process, tmp_path, step)
-        process.send_signal(number)
-        output = finish(process, status)
-        saved = max(int(entry.name) for entry in (tmp_path / "checkpoints").iterdir() if entry.name.isdigit())
-        assert saved >= step
-        assert f"step {saved} is saved" in output
-    finish(start(tmp_path))
+
+    process = start(tmp_path)
+    wait_for_step(process, tmp_path, 8)
+    process.send_signal(signal.SIGINT)
+    output = finish(process, cli.INTERRUPTED)
+    saved = max(saved_steps(tmp_path))
+    assert 8 <= saved < STEPS
+    assert f"step {saved} is saved" in output
+
+    log = loop._Run.log
+    with monkeypatch.context() as patch:
+        patch.setattr(loop._Run, "log", lambda run, step: signal.raise_signal(signal.SIGTERM) or log(run, step))
+        status, output = train_here(tmp_path)
+    assert status == cli.DONE
+    assert max(saved_steps(tmp_path)) == saved + 1
+    assert f"going on from step {saved};" in output
+    assert f"stopped by SIGTERM: step {saved + 1} is saved" in output
+
+    assert train_here(tmp_path)[0] == cli.DONE
     ours, theirs = (arrays_of(d / "checkpoints" / str(STEPS) / "training") for d in (tmp_path, uninterrupted[0]))
     assert ours.keys() == theirs.keys()
     for name in ours:
@@ -115,18 +140,6 @@ def test_photos_that_are_not_used_as_they_are_are_counted_at_the_end(uninterrupt
     _, output = uninterrupted
     assert output.count("07.png") == 1
     assert f"photos     24 tried: 1 could not be read, 2 enlarged to the crop size\ndone: {STEPS} steps" in output
-
-
-@pytest.fixture
-def train_here(photos, capfd):
-    """A function that runs the command in this process and gives its status and what it printed."""
-
-    def train_here(workdir, *fields):
-        with jax.numpy_dtype_promotion("standard"):  # optax needs it
-            status = cli.run(train.main, arguments(workdir, photos, *fields))
-        return status, "".join(capfd.readouterr())
-
-    return train_here
 
 
 def test_loss_that_is_not_finite_stops_the_run_and_saves_nothing_of_it(tmp_path, train_here):
