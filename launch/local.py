@@ -22,7 +22,6 @@ import time
 from collections.abc import Sequence
 from typing import BinaryIO
 
-GRACE_SECONDS = 10.0  # from the failure of one process until the others are killed
 DONE_IN_PART = 2  # an exit status after which the other processes go on
 INTERRUPTED = 130
 
@@ -39,6 +38,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--devices", type=_positive, default=1, metavar="M", help="devices of each process (1)")
     parser.add_argument(
         "--platform", choices=("cpu", "gpu"), help="virtual CPU devices or GPUs (GPUs, where there are some)"
+    )
+    parser.add_argument(
+        "--grace", type=float, default=10.0, metavar="S", help="seconds from a failure until the others are killed (10)"
     )
     parser.add_argument("--dry-run", action="store_true", help="print the commands and end")
     parser.add_argument("command", nargs=argparse.REMAINDER, metavar="COMMAND", help=argparse.SUPPRESS)
@@ -117,9 +119,11 @@ class Processes:
     Args:
       command: what each of them runs.
       extras: the variables to add to the environment of each.
+      grace: seconds from the failure of one process until the others are killed.
     """
 
-    def __init__(self, command: Sequence[str], extras: Sequence[dict[str, str]]):
+    def __init__(self, command: Sequence[str], extras: Sequence[dict[str, str]], grace: float):
+        self._grace = grace
         self._lock = threading.Lock()  # one line at a time
         self._signals = 0  # forwarded so far
         self._ended: list[int] = []  # processes, in the order of their ends
@@ -181,7 +185,7 @@ class Processes:
                 if k not in self._ended and process.poll() is not None:
                     self._ended.append(k)
                     if deadline is None and self._failed(k):
-                        deadline = time.monotonic() + GRACE_SECONDS
+                        deadline = time.monotonic() + self._grace
                         self._send(signal.SIGTERM)
             if deadline is not None and time.monotonic() > deadline:
                 self._send(signal.SIGKILL)
@@ -215,7 +219,7 @@ def main(argv: Sequence[str]) -> int:
             variables = " ".join(f"{name}={shlex.quote(value)}" for name, value in extra.items())
             print(f"{variables} {shlex.join(args.command)}")
         return 0
-    return Processes(args.command, extras).wait()
+    return Processes(args.command, extras, args.grace).wait()
 
 
 if __name__ == "__main__":

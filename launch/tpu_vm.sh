@@ -182,7 +182,7 @@ logs() {
 stop() {
     on_hosts all "cd $remote_folder || exit 1
 pid=\$(cat train.pid 2>/dev/null) && kill -TERM \"\$pid\" 2>/dev/null || { echo no training; exit 0; }
-while kill -0 \"\$pid\" 2>/dev/null; do sleep 1; done
+while kill -0 \"\$pid\" 2>/dev/null; do sleep 0.2; done
 tail -n 1 train.log"
 }
 

@@ -90,13 +90,13 @@ def test_first_failure_stops_the_others_and_gives_the_status():
 
 
 def test_processes_that_ignore_sigterm_are_killed():
-    script = "trap '' TERM; [ $QUALICLIP_PROCESS = 1 ] && kill -9 $$; while :; do sleep 1; done"
-    status, _, errors = run(*shell(script))
+    script = "trap '' TERM; [ $QUALICLIP_PROCESS = 1 ] && kill -9 $$; while :; do sleep 0.1; done"
+    status, _, errors = run("--grace", "0.5", *shell(script))
     assert (status, errors) == (137, ["[local] process 1 was killed by SIGKILL; stopping the others"])
 
 
 def test_a_process_that_is_done_in_part_leaves_the_others_alone():
-    status, lines, _ = run(*shell("[ $QUALICLIP_PROCESS = 0 ] && exit 2; sleep 0.5; echo finished"))
+    status, lines, _ = run(*shell("[ $QUALICLIP_PROCESS = 0 ] && exit 2; sleep 0.2; echo finished"))
     assert (status, lines) == (2, ["[1] finished"])
 
 
