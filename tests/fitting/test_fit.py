@@ -115,11 +115,16 @@ def test_a_run_that_was_cut_goes_on_with_the_same_result(place, fitted, monkeypa
 
 
 def test_a_model_that_contradicts_the_ratings_is_no_scale(place, fitted, capsys):
-    """This one, with random weights, happens to; its features are kept for another try."""
+    """Its features are kept for another try."""
+    images = [f"{k}.png" for k in range(COUNT)]
+    scores = QualiCLIP.load(place / "start").score_files([str(place / image) for image in images])
+    rows = [f"{image},{5 - 4 * score}" for image, score in zip(images, scores)]
+    (place / "against.csv").write_text("\n".join(["image,mos", *rows]))
     (place / "against").mkdir()
     (place / "against" / FEATURES_FILE).write_bytes((fitted / FEATURES_FILE).read_bytes())
-    assert run(place, "against") == cli.FAILED
-    assert "these ratings fall where the model's scores rise (SRCC -0." in capsys.readouterr().err
+    assert run(place, "against", "--ratings", f"csv:{place / 'against.csv'}") == cli.FAILED
+    assert "these ratings fall where the model's scores rise (SRCC -1.0" in capsys.readouterr().err
+    assert (place / "against" / FEATURES_FILE).exists()
     assert not (place / "against" / "checkpoints").exists()
 
 
