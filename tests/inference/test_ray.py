@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from qualiclip_jax import QualiCLIP, cli, score
+from qualiclip_jax import cli, score
 from qualiclip_jax.errors import UserError
 from qualiclip_jax.inference import shards
 from qualiclip_jax.inference.ray import Scorer, _places, score_to_tables
@@ -47,18 +47,20 @@ def folder(photos, tmp_path_factory):
 @pytest.fixture
 def cluster():
     """Two nodes with a processor each, and how to kill the second."""
-    soon = {"health_check_initial_delay_ms": 500, "health_check_period_ms": 500, "health_check_failure_threshold": 4}
-    cluster = cluster_utils.Cluster()
-    cluster.add_node(num_cpus=1, object_store_memory=10**8, include_dashboard=False, _system_config=soon)
-    second = cluster.add_node(num_cpus=1, object_store_memory=10**8)
+    soon = {"health_check_initial_delay_ms": 100, "health_check_period_ms": 100, "health_check_failure_threshold": 4}
+    spare = {"enable_worker_prestart": False, "prestart_worker_first_driver": False}  # processes that none needs here
+    cluster, node = cluster_utils.Cluster(), {"num_cpus": 1, "object_store_memory": 10**8, "include_log_monitor": False}
+    cluster.add_node(**node, include_dashboard=False, no_monitor=True, _system_config=soon | spare)
+    second = cluster.add_node(**node)
     yield cluster, functools.partial(cluster.remove_node, second, allow_graceful=False)
     ray.shutdown()
     cluster.shutdown()
 
 
-def test_every_image_once_though_a_node_is_killed(folder, cluster, tmp_path, capsys):
+def test_every_image_once_though_a_node_is_killed(vit, folder, cluster, tmp_path, capsys):
     cluster, kill = cluster
-    model, pattern, out = QualiCLIP.load("tiny"), f"{folder}/*.tar", tmp_path / "ray"
+    vit.save(checkpoint := str(tmp_path / "model"))
+    pattern, out = f"{folder}/*.tar", tmp_path / "ray"
     there = []
 
     def kill_at_the_first_table():
@@ -69,14 +71,15 @@ def test_every_image_once_though_a_node_is_killed(folder, cluster, tmp_path, cap
 
     killer = threading.Thread(target=kill_at_the_first_table, daemon=True)
     killer.start()
-    engine = functools.partial(score_to_tables, checkpoint="tiny", address=cluster.address)
-    outcome = shards.score_shards(model, [pattern], str(out), engine=engine)
+    engine = functools.partial(score_to_tables, checkpoint=checkpoint, address=cluster.address)
+    outcome = shards.score_shards(vit, [pattern], str(out), engine=engine)
     killer.join(60)
     assert 1 <= len(there) < SHARDS
     assert sum(node["Alive"] for node in ray.nodes()) == 1
     assert (outcome.scored, outcome.failed, outcome.broken) == (SHARDS * IMAGES - 1, 1, 0)
 
-    assert cli.run(score.main, [pattern, "--output", str(tmp_path / "local")]) == cli.IN_PART
+    local = ["--checkpoint", checkpoint, pattern, "--output"]
+    assert cli.run(score.main, [*local, str(tmp_path / "local")]) == cli.IN_PART
     for shard in range(SHARDS):
         ours, theirs = (
             parquet.read_table(place / f"{shard}.scores.parquet").to_pylist() for place in (out, tmp_path / "local")
@@ -86,14 +89,14 @@ def test_every_image_once_though_a_node_is_killed(folder, cluster, tmp_path, cap
             assert one == other | {"score": pytest.approx(other["score"], abs=1e-5)}, (shard, k)
             assert (one["score"] is None) == ((shard, k) == POISONED)
     capsys.readouterr()
-    again = [pattern, "--output", str(out), "--engine", "ray", "--address", "auto"]
-    assert cli.run(score.main, again) == cli.DONE
+    assert cli.run(score.main, [*local, str(out), "--engine", "ray", "--address", "auto"]) == cli.DONE
     assert f"0 scored, 0 failed; {SHARDS} shards scored before" in capsys.readouterr().err
 
     with tarfile.open(folder / "0.tar") as archive:
         items = [{"path": info.name, "bytes": archive.extractfile(info).read()} for info in archive]
     images, pool = ray.data.from_items(items, override_num_blocks=1), ray.data.ActorPoolStrategy(size=1)
-    rows = images.map_batches(Scorer, fn_constructor_kwargs={"attributes": True}, compute=pool, num_cpus=1).take_all()
+    arguments = {"checkpoint": checkpoint, "attributes": True}
+    rows = images.map_batches(Scorer, fn_constructor_kwargs=arguments, compute=pool, num_cpus=1).take_all()
     expected = {row["path"]: row["score"] for row in parquet.read_table(out / "0.scores.parquet").to_pylist()}
     assert {row["path"]: row["score"] for row in rows} == pytest.approx(expected, abs=1e-5)
     assert all((row["width"], row["height"], row["error"]) == (64, 64, "") for row in rows)
