@@ -34,9 +34,6 @@ class Encoder:
     def __init__(self, model: models.Model, columns: np.ndarray | None = None):
         self._columns = columns
         self.config = model.clip.config
-        self._judged_by = model.temperature, model.bias, model.magnitude
-        rater = None if model.rating is None else model.rating.rater
-        self._rater = rater if rater is not None and rater.clip is model.clip else None  # of the same features
         self.take(model)
         devices = machine.devices()
         kind = (jax.sharding.AxisType.Auto,)
@@ -52,7 +49,10 @@ class Encoder:
         of_rating = None if model.rating is None or not model.rating.columns.size else model.rating.columns
         if wanted := [columns for columns in (of_rating, self._columns) if columns is not None]:
             encoder = encoder.widened(np.concatenate(wanted, axis=1))
-        self._graph, state = nnx.split(encoder)
+        graph, state = nnx.split(encoder)
+        rater = None if model.rating is None else model.rating.rater
+        rater = rater if rater is not None and rater.clip is model.clip else None  # of the same features
+        self._function = _Function(graph, self.config, (model.temperature, model.bias, model.magnitude), rater)
         self._state = (state, jnp.asarray(model.prompt_features))
         vars(self).pop("_shared_state", None)
 
@@ -96,7 +96,7 @@ class Encoder:
         return self.config.can_tile and pixels > machine.whole_image_pixels(self.config, pixels)
 
     def attributes(self, images: jax.Array, sizes: jax.Array | None = None) -> jax.Array:
-        """Attribute scores, pure and differentiable, by one program outside of `jax.jit` as well; see `_attributes`."""
+        """Attribute scores, pure and differentiable; one program, outside of `jax.jit` as well. See `_Function`."""
         return self._pure_attributes(self._state, images, sizes)
 
     def start(self, batch: Batch, images: list[np.ndarray]) -> jax.Array | np.ndarray:
@@ -179,7 +179,7 @@ class Encoder:
 
     def jit(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """`function(image encoder, *arrays)` as a compiled function of the arrays."""
-        run = jax.jit(lambda state, *arrays: function(self._merged(state), *arrays))
+        run = jax.jit(lambda state, *arrays: function(self._function.encoder(state), *arrays))
         return lambda *arrays: run(self._state, *arrays)
 
     def _call(
@@ -196,19 +196,18 @@ class Encoder:
 
     @functools.cached_property
     def _compiled_attributes(self) -> Callable[..., jax.Array]:
-        return jax.jit(self._attributes, compiler_options=machine.compiler_options(self.config))
+        return _program(self._function, "attributes", self._options)
 
     @functools.cached_property
     def _pure_attributes(self) -> Callable[..., jax.Array]:
-        return jax.jit(self._attributes)  # part of other programs, too: those have options of their own
+        return _program(self._function, "attributes", ())  # part of other programs, too, which have their own options
 
     @functools.cached_property
     def _shared_attributes(self) -> Callable[..., jax.Array]:
         """The same as one program for all devices; each computes its share of the images."""
         share = jax.P("device")
-        shared = jax.shard_map(
-            self._attributes, mesh=self._mesh, in_specs=(jax.P(), share, share), out_specs=share, check_vma=False
-        )
+        function, mesh = self._function.attributes, self._mesh
+        shared = jax.shard_map(function, mesh=mesh, in_specs=(jax.P(), share, share), out_specs=share, check_vma=False)
         return jax.jit(shared, compiler_options=machine.compiler_options(self.config))
 
     @functools.cached_property
@@ -218,18 +217,39 @@ class Encoder:
 
     @functools.cached_property
     def _compiled_tokens(self) -> Callable[..., jax.Array]:
-        return jax.jit(self._tokens, compiler_options=machine.compiler_options(self.config))
+        return _program(self._function, "tokens", self._options)
 
     @functools.cached_property
     def _compiled_pool(self) -> Callable[..., jax.Array]:
-        return jax.jit(self._pool, compiler_options=machine.compiler_options(self.config))
+        return _program(self._function, "pool", self._options)
 
-    def _attributes(self, state: Any, images: jax.Array, sizes: jax.Array | None) -> jax.Array:
+    @property
+    def _options(self) -> tuple[tuple[str, str], ...]:
+        return tuple(machine.compiler_options(self.config).items())
+
+
+@dataclasses.dataclass(frozen=True)
+class _Function:
+    """What a model computes, without its parameters: models that are equal in it share their compiled programs.
+
+    Attributes:
+      graph: the modules of the image encoder.
+      config: of the CLIP.
+      judged_by: temperature, bias and magnitude.
+      rater: the model that a rating reads, if it has the same encoder.
+    """
+
+    graph: nnx.GraphDef[ImageEncoder]
+    config: models.CLIPConfig
+    judged_by: tuple[float, float | None, quality.Magnitude | None]
+    rater: models.Model | None
+
+    def attributes(self, state: Any, images: jax.Array, sizes: jax.Array | None) -> jax.Array:
         """images uint8 or float in [0, 1] [N, H, W, 3], sizes as in `CLIP.encode_image` -> float32 [N, P].
 
         Where activations are large, a CPU is faster with few images at a time: they stay in its caches.
         """
-        encoder = self._merged(state)
+        encoder = self.encoder(state)
         count, height, width = images.shape[:3]
         if sizes is None or not self.config.can_tile or count <= (most := machine.slice_images(height * width)):
             return self._quality(state, encoder(_normalised(images), sizes))
@@ -243,25 +263,31 @@ class Encoder:
         x, sizes = jax.tree.map(lambda y: y.reshape(count, *y.shape[2:]), jax.lax.map(early, parts))
         return self._quality(state, encoder.pool(*encoder.late(x, Area(sizes))))
 
-    def _tokens(self, state: Any, tile: jax.Array, size: jax.Array) -> jax.Array:
+    def tokens(self, state: Any, tile: jax.Array, size: jax.Array) -> jax.Array:
         """A tile [1, H, W, 3] and its valid size [1, 2] -> what reaches the attention pool, [1, H / 32, W / 32, C]."""
-        return self._merged(state).tokens(_normalised(tile), size)[0]
+        return self.encoder(state).tokens(_normalised(tile), size)[0]
 
-    def _pool(self, state: Any, tokens: jax.Array, size: jax.Array) -> jax.Array:
+    def pool(self, state: Any, tokens: jax.Array, size: jax.Array) -> jax.Array:
         """Tokens [1, R, K, C], of which size [1, 2] are valid -> attribute scores float32 [1, P]."""
-        encoder = self._merged(state)
+        encoder = self.encoder(state)
         return self._quality(state, encoder.pool(tokens, Area(size)))
 
-    def _merged(self, state: Any) -> ImageEncoder:
-        return nnx.merge(self._graph, state[0])
+    def encoder(self, state: Any) -> ImageEncoder:
+        return nnx.merge(self.graph, state[0])
 
     def _quality(self, state: Any, features: jax.Array) -> jax.Array:
         features, more = jnp.split(features.astype(jnp.float32), [self.config.embed_dim], axis=-1)
-        attributes = quality.attribute_scores(features, state[1], *self._judged_by)
-        if (rater := self._rater) is not None:
+        attributes = quality.attribute_scores(features, state[1], *self.judged_by)
+        if (rater := self.rater) is not None:
             rated = rater.score_of(rater.attribute_scores(features))
             more = jnp.concatenate([rated[..., None], more], axis=-1)
         return jnp.concatenate([attributes, more], axis=-1) if more.shape[-1] else attributes
+
+
+@functools.lru_cache(maxsize=32)
+def _program(function: _Function, name: str, options: tuple[tuple[str, str], ...]) -> Callable[..., jax.Array]:
+    """A method of a `_Function` as a compiled function, with options of the compiler."""
+    return jax.jit(getattr(function, name), compiler_options=dict(options) or None)
 
 
 def _normalised(images: jax.Array) -> jax.Array:

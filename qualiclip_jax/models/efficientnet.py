@@ -53,7 +53,7 @@ class Unit(nnx.Module):
             out,
             (size, size),
             strides=stride,
-            padding=[depthwise.padding(size, stride)] * 2,
+            padding=(depthwise.padding(size, stride),) * 2,
             feature_group_count=groups,
             use_bias=not config.image.batch_norm,
             dtype=self.dtype,
