@@ -45,8 +45,8 @@ def ranking_loss(falling: jax.Array, margin: float) -> jax.Array:
       float [B], one loss an image.
     """
     milder, stronger = zip(*itertools.combinations(range(falling.shape[1]), 2))
-    s_i = falling[:, jnp.array(milder), :, None]  # [B, level pairs, crop a, 1]
-    s_j = falling[:, jnp.array(stronger), None, :]  # [B, level pairs, 1, crop b]
+    s_i = falling[:, np.array(milder), :, None]  # [B, level pairs, crop a, 1]
+    s_j = falling[:, np.array(stronger), None, :]  # [B, level pairs, 1, crop b]
     return jax.nn.relu(s_j - s_i + margin).sum((1, 2, 3))
 
 
@@ -177,6 +177,6 @@ def rank_accuracy(sim_pos: jax.Array, sim_neg: jax.Array, graded: jax.Array | No
     if quality.ndim == 3:
         quality = quality[..., None]
     milder, stronger = zip(*itertools.combinations(range(quality.shape[1]), 2))
-    s_i = quality[:, jnp.array(milder), :, None]
-    s_j = quality[:, jnp.array(stronger), None, :]
+    s_i = quality[:, np.array(milder), :, None]
+    s_j = quality[:, np.array(stronger), None, :]
     return _over_pairs((s_i > s_j).mean((1, 2, 3), dtype=jnp.float32), graded)
