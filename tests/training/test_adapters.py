@@ -14,6 +14,7 @@ from qualiclip_jax.training import adapters, build, checks, loop
 from tests.training.test_config import TINY
 
 TINY_VIT = str(Path(TINY).with_name("tiny_vit.py"))
+pytestmark = pytest.mark.usefixtures("plain_runs")
 VIT = ViTConfig(layers=1, width=16, heads=2, patch_size=16, image_size=32)
 LITE = EfficientNetConfig(
     stem=8, channels=(8, 16), layers=(1, 1), kernels=(3, 3), strides=(1, 2), expansions=(1, 2), head=16, pooled=(0, 2)
@@ -66,7 +67,7 @@ def arrays_of(folder):
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
+def run(tmp_path_factory, plain_runs):
     """The folder of a run of four steps, on four devices."""
     folder = tmp_path_factory.mktemp("run")
     with jax.numpy_dtype_promotion("standard"):

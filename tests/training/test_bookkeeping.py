@@ -10,7 +10,7 @@ import pytest
 
 from qualiclip_jax import checkpoint, cli, storage, train
 from qualiclip_jax.errors import UserError
-from qualiclip_jax.training import build, evals, flops, loop, metrics, parallel, signals, workdir
+from qualiclip_jax.training import build, evals, loop, metrics, parallel, signals, workdir
 from tests.training.test_config import TINY
 
 
@@ -46,11 +46,9 @@ def model():
 
 
 @pytest.fixture(autouse=True)
-def _cheap(monkeypatch, model):
+def _cheap(plain_runs, monkeypatch, model):
     monkeypatch.setattr(build, "build_model", lambda _: model)
     monkeypatch.setattr(parallel.Pmap, "compile", lambda *_: count)
-    monkeypatch.setattr(loop._Run, "draw_examples", lambda *_: None)
-    monkeypatch.setattr(flops, "matmul_rate", lambda _: 1.0)
     monkeypatch.setattr(evals, "Evaluator", Evaluator)
 
 
@@ -164,7 +162,7 @@ def test_files_that_no_run_wrote_are_neither_used_nor_removed(files, overwrite, 
 
 
 def test_metrics_on_a_full_disk_are_one_line(tmp_path):
-    writer = metrics.MetricsWriter(tmp_path, 0)
+    writer = metrics.MetricsWriter(tmp_path, 0, tensorboard=False)
     writer._files[metrics.STEPS].close()
     writer._files[metrics.STEPS] = storage.JsonLines("/dev/full")
     with pytest.raises(UserError, match="step 3: /dev/full cannot be written .No space left on device") as error:

@@ -18,6 +18,7 @@ from tests.training.test_config import TINY
 
 PAIRS = prompts.PAIRS[:3]
 TEXT = models.TextConfig(layers=1, width=16, heads=2)
+pytestmark = pytest.mark.usefixtures("plain_runs")
 
 
 @pytest.fixture(scope="module", params=[None, TEXT], ids=["image encoder alone", "with text encoder"])

@@ -17,6 +17,7 @@ from qualiclip_jax.training import config as config_lib
 from tests.training.test_config import TINY
 
 PAIR = prompts.PAIRS[:1]
+pytestmark = pytest.mark.usefixtures("plain_runs")
 
 
 def test_the_loss_is_the_divergence_of_the_scores():

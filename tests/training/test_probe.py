@@ -15,6 +15,7 @@ from qualiclip_jax.training.step import draw_types
 from tests.training.test_config import TINY
 
 PAIRS = ("Good photo.", "Bad photo.", "Sharp image.", "Blurry image.")
+pytestmark = pytest.mark.usefixtures("plain_runs")
 
 
 def config_of(**fields):
@@ -76,7 +77,7 @@ def _as_optax_needs_it():
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
+def run(tmp_path_factory, plain_runs):
     """The working directory of a run that is nothing but a probe."""
     directory = tmp_path_factory.mktemp("probe") / "run"
     assert loop.train(config_of(), directory).step == 0

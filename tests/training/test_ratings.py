@@ -24,6 +24,7 @@ TINY = CLIPConfig(
     text=TextConfig(layers=1, width=8, heads=1, vocab_size=prompts.END + 1),
 )
 PARTS = ["train"] * 32 + ["validation"] * 24 + ["test"] * 8
+pytestmark = pytest.mark.usefixtures("plain_runs")
 
 
 @pytest.fixture(scope="module")

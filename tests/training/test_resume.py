@@ -136,6 +136,18 @@ def test_killed_interrupted_and_preempted_it_ends_with_the_same_bits(
     assert losses[0] == losses[1]
 
 
+def test_a_run_leaves_its_files(uninterrupted):
+    names = {path.name for path in uninterrupted[0].iterdir()}
+    assert names == {
+        "checkpoints",
+        "config.json",
+        "curves.png",
+        "degradations.png",
+        "evaluations.jsonl",
+        "metrics.jsonl",
+    }
+
+
 def test_photos_that_are_not_used_as_they_are_are_counted_at_the_end(uninterrupted):
     _, output = uninterrupted
     assert output.count("07.png") == 1
