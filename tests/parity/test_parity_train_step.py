@@ -15,10 +15,11 @@ from qualiclip_jax.training.state import create_state
 ROOT = pathlib.Path(__file__).parents[2]
 TINY_VIT, DEMO = str(ROOT / "tests/training/tiny_vit.py"), str(ROOT / "configs/demo.py")
 OTHERS = ("--config.loss.weight_across=0.0", "--config.loss.weight_triplets=0.0")
+DEGRADED = ("--config.degradations.composed=1", '--config.degradations.types=("motion_blur", "white_noise")')
 OPTIMIZER = ("--config.optimizer.clip_norm=0.0", "--config.optimizer.warmup_steps=0", "--config.learning_rate=1e-3")
 KINDS = {
     "vit": ("--config", TINY_VIT, "--config.data.crop_size=32", *OTHERS),
-    "resnet": ("--config", DEMO, "--config.data.crop_size=64", "--config.batch_size=2"),
+    "resnet": ("--config", DEMO, "--config.data.crop_size=64", "--config.batch_size=2", *DEGRADED),
 }
 
 

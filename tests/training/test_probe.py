@@ -61,8 +61,10 @@ def test_tones_add_the_strength_of_exposure_and_colour():
     recipe = dataclasses.replace(recipe, types=("darken", "motion_blur"))
     crops = np.random.default_rng(0).integers(0, 256, (4, 2, 32, 32, 3), np.uint8)
     batch = {"crops": crops, "example": np.arange(4)}
-    plain, toned = (np.asarray(probe._measure(model.clip.image, batch, recipe, tones)[1]) for tones in (0.0, 0.5))
-    darkened = np.asarray(draw_types(batch["example"], recipe)) == degradations.TYPES.index("darken")
+    measure = jax.jit(lambda batch, tones: probe._measure(model.clip.image, batch, recipe, tones)[1])
+    plain, toned = (np.asarray(measure(batch, tones)) for tones in (0.0, 0.5))
+    types = jax.jit(lambda example: draw_types(example, recipe))(batch["example"])
+    darkened = np.asarray(types) == degradations.TYPES.index("darken")
     assert 0 < darkened.sum() < 4
     levels = np.repeat(np.arange(1, config.degradations.levels + 1) / 5, 2)  # of both crops
     expected = np.where(darkened[:, None], 0.5 * levels, 0)

@@ -114,7 +114,7 @@ def test_several_devices_take_the_step_of_one(place):
 
 def test_losses_are_those_of_their_formulas():
     score, rating = np.random.default_rng(0).random((2, 6), np.float32)
-    found = ratings.losses(jax.numpy.asarray(score), jax.numpy.asarray(rating))
+    found = jax.jit(ratings.losses)(score, rating)
     z = [(x - x.mean()) / x.std() for x in (score, rating)]
     p, q = (np.clip(stats.norm.cdf((x[:, None] - x) / np.sqrt(2)), 1e-4, 1 - 1e-4) for x in z)
     wanted = {
@@ -125,7 +125,8 @@ def test_losses_are_those_of_their_formulas():
     assert found.keys() == wanted.keys()
     for name, value in wanted.items():
         np.testing.assert_allclose(found[name], value, rtol=1e-4)
-    constant = jax.grad(lambda x: sum(ratings.losses(x, jax.numpy.asarray(rating)).values()))(jax.numpy.full(6, 0.5))
+    slope = jax.jit(jax.grad(lambda x: sum(ratings.losses(x, rating).values())))
+    constant = slope(np.full(6, 0.5, np.float32))
     assert np.isfinite(constant).all()
 
 

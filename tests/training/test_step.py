@@ -21,9 +21,9 @@ TINY = __file__.replace("test_step", "tiny_vit")
 
 @pytest.fixture(scope="module")
 def run():
-    """(recipe, state, batch) of the tiny run."""
+    """(recipe, state, batch) of the tiny run, with an average of the parameters."""
     with jax.numpy_dtype_promotion("standard"):
-        config, _, _ = train.parse(["--config", TINY])
+        config, _, _ = train.parse(["--config", TINY, "--config.optimizer.ema_decay=0.75"])
         model = build.build_model(config)
         recipe, params, batch_stats = build.build_recipe(config, model, 10)
         crops = np.random.default_rng(0).integers(0, 256, (4, 2, 32, 32, 3), np.uint8)
@@ -35,9 +35,17 @@ def jitted(recipe):
     return jax.jit(lambda state, batch: train_step(state, batch, recipe=recipe))
 
 
-def test_accumulation_changes_nothing_but_the_order_of_sums(run):
+@pytest.fixture(scope="module")
+def stepped(run):
+    """The state and metrics after one step of the tiny run."""
     recipe, state, batch = run
-    whole, metrics = jitted(recipe)(state, batch)
+    with jax.numpy_dtype_promotion("standard"):
+        return jitted(recipe)(state, batch)
+
+
+def test_accumulation_changes_nothing_but_the_order_of_sums(run, stepped):
+    recipe, state, batch = run
+    whole, metrics = stepped
     parts, metrics_of_parts = jitted(dataclasses.replace(recipe, accumulate=2))(state, batch)
     for name in metrics:
         np.testing.assert_allclose(metrics[name], metrics_of_parts[name], rtol=2e-4, atol=1e-6, err_msg=name)
@@ -86,11 +94,8 @@ def test_ranking_across_images_sees_the_whole_batch(run):
         np.testing.assert_allclose(other_gradient, gradient, atol=1e-5 * np.abs(gradient).max(), err_msg=f"{setting}")
 
 
-def test_average_of_parameters(run):
-    recipe, state, batch = run
-    recipe = dataclasses.replace(recipe, ema_decay=0.75)
-    state = create_state(state.params, state.batch_stats, recipe)
-    after, _ = jitted(recipe)(state, batch)
+def test_average_of_parameters(run, stepped):
+    state, after = run[1], stepped[0]
     for old, new, average in zip(*map(jax.tree.leaves, (state.params, after.params, after.ema))):
         np.testing.assert_allclose(average, 0.75 * old + 0.25 * new, rtol=1e-5, atol=1e-7)
 
@@ -168,13 +173,13 @@ def test_compiles_once_and_moves_nothing_between_host_and_device(run):
     assert np.isfinite(jax.device_get(metrics["loss"]))
 
 
-def test_master_parameters_stay_float32_in_bfloat16(run):
+def test_master_parameters_stay_float32_in_bfloat16(run, stepped):
     config, _, _ = train.parse(["--config", TINY, "--config.model.compute_dtype=bfloat16"])
     model = build.build_model(config)
     recipe, params, batch_stats = build.build_recipe(config, model, 10)
     state, metrics = jitted(recipe)(create_state(params, batch_stats, recipe), run[2])
     floats = [x.dtype for x in jax.tree.leaves(state) if jnp.issubdtype(x.dtype, jnp.floating)]
     assert set(floats) == {jnp.dtype("float32")}
-    in_float32 = jitted(run[0])(run[1], run[2])[1]["loss"]
+    in_float32 = stepped[1]["loss"]
     np.testing.assert_allclose(metrics["loss"], in_float32, rtol=0.05)
     assert metrics["loss"] != in_float32
