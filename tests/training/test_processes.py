@@ -26,24 +26,19 @@ TRAIN = ["-m", "qualiclip_jax.train", "--config", twenty_steps.CONFIG]
 
 def start(devices, *command):
     """The launcher of two processes of so many devices that each run `python COMMAND`."""
-    launch = [
-        sys.executable,
-        ROOT / "launch" / "local.py",
-        "--processes",
-        2,
-        "--devices",
-        devices,
-        "--",
-        sys.executable,
-    ]
+    launch = [sys.executable, ROOT / "launch" / "local.py", "--processes", 2, "--devices", devices, "--"]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
     return subprocess.Popen(
-        [*map(str, [*launch, *command])], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [*map(str, [*launch, sys.executable, *command])],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        bufsize=0,
     )
 
 
 def finish(process, status):
-    output, _ = process.communicate(timeout=600)
+    output = process.communicate(timeout=600)[0].decode()
     assert process.returncode == status, output
     assert "Traceback" not in output
     return output
@@ -72,7 +67,7 @@ def together(tmp_path_factory):
     process = start(2, Path(__file__).with_name("two_processes.py"), folder)
     lines = []
     while sum("ready" in line for line in lines) < 2:
-        lines.append(process.stdout.readline())
+        lines.append(process.stdout.readline().decode())  # unbuffered: the rest is left to `finish`
         assert lines[-1], lines
     time.sleep(0.3)
     for child in children(process):

@@ -64,7 +64,7 @@ class Tiny(nnx.Module):
         return self.last(jnp.tanh(self.first(images.reshape(len(images), -1, 24).mean(1))))
 
 
-def test_ranking_across_images_sees_the_whole_batch(run):
+def test_ranking_across_images_sees_the_whole_batch(run, darkened):
     """The same loss and gradient (by a step of SGD) on any devices and in any micro-batches, also of attributes."""
     recipe, _, batch = run
     graphdef, params, batch_stats = nnx.split(Tiny(), nnx.Param, nnx.BatchStat)

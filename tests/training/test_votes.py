@@ -79,7 +79,7 @@ def test_the_views_are_the_first_level_and_its_mirror_image(voters):
     np.testing.assert_allclose(said, np.asarray(logits(mirrored))[:, :, [2, 3, 0, 1]], atol=1e-5)
 
 
-def test_several_devices_take_the_step_of_one(voters):
+def test_several_devices_take_the_step_of_one(voters, darkened):
     config, *_ = train.parse(["--config", TINY, "--config.distillation.weight=2.0", "--config.degradations.levels=2"])
     recipe, *_ = build.build_recipe(config, build.build_model(config), 10)
     graphdef, params, statistics = nnx.split(Tiny(), nnx.Param, nnx.BatchStat)
