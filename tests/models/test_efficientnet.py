@@ -1,5 +1,6 @@
 """Parts of EfficientNet against others: depthwise convolutions against XLA's, expected features against samples."""
 
+import functools
 import json
 
 import jax
@@ -22,17 +23,21 @@ def by_xla(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     )
 
 
+@functools.partial(jax.jit, static_argnums=(0, 4))
+def with_gradients(convolve, x, kernel, dy, stride):
+    y, backward = jax.vjp(lambda x, kernel: convolve(x, kernel, stride), x, kernel)
+    return y, *backward(dy)
+
+
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize(("size", "height", "width"), [(3, 8, 9), (5, 9, 6), (5, 2, 3)])
 def test_depthwise_convolution_and_its_gradients(size, height, width, stride):
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.standard_normal((2, height, width, 3)), jnp.float32)
     kernel = jnp.asarray(rng.standard_normal((size, size, 1, 3)), jnp.float32)
-    ours, backward = jax.vjp(lambda x, kernel: depthwise.convolve(x, kernel, stride), x, kernel)
-    theirs, their_backward = jax.vjp(lambda x, kernel: by_xla(x, kernel, stride), x, kernel)
-    assert ours.shape == theirs.shape == (2, height // stride, width // stride, 3)
-    dy = jnp.asarray(rng.standard_normal(ours.shape), jnp.float32)
-    for a, b in zip((ours, *backward(dy)), (theirs, *their_backward(dy)), strict=True):
+    dy = jnp.asarray(rng.standard_normal((2, height // stride, width // stride, 3)), jnp.float32)
+    ours, theirs = (with_gradients(f, x, kernel, dy, stride) for f in (depthwise.convolve, by_xla))
+    for a, b in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(a, b, atol=2e-5)
 
 
