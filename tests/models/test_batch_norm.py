@@ -19,6 +19,9 @@ def images(n, seed=0):
     return jnp.asarray(np.random.default_rng(seed).standard_normal((n, 64, 64, 3)).astype(np.float32))
 
 
+normalised = nnx.jit(lambda norm, *arrays: norm(*arrays))  # and the statistics take their step
+
+
 @pytest.mark.parametrize("training", [False, True])
 def test_batch_norm_is_that_of_pytorch(training):
     torch = pytest.importorskip("torch", reason="the parity extra is not installed")
@@ -34,7 +37,7 @@ def test_batch_norm_is_that_of_pytorch(training):
     theirs.load_state_dict({name: torch.tensor(values[ours]) for name, ours in names.items()}, strict=False)
     with torch.no_grad():
         wanted = theirs(torch.tensor(x).permute(0, 3, 1, 2)).permute(0, 2, 3, 1).numpy()
-    np.testing.assert_allclose(ours(jnp.asarray(x)), wanted, atol=2e-6)
+    np.testing.assert_allclose(normalised(ours, jnp.asarray(x)), wanted, atol=2e-6)
     np.testing.assert_allclose(ours.mean[...], theirs.running_mean.numpy(), rtol=1e-6)
     np.testing.assert_allclose(ours.var[...], theirs.running_var.numpy(), rtol=1e-6)
 
@@ -46,7 +49,7 @@ def test_statistics_of_a_padded_batch_are_those_of_the_valid_pixels():
     valid[0, :3, :2] = valid[1, :4, :5] = True
     norm = BatchNorm(3)
     norm.training = True
-    norm(jnp.asarray(x), jnp.asarray(valid))
+    normalised(norm, jnp.asarray(x), jnp.asarray(valid))
     pixels = x[valid[..., 0]]
     np.testing.assert_allclose(norm.mean[...], 0.1 * pixels.mean(0), atol=1e-6)
     np.testing.assert_allclose(norm.var[...], 0.9 + 0.1 * pixels.var(0, ddof=1), atol=1e-6)
