@@ -15,7 +15,7 @@ from qualiclip_jax.models import depthwise
 from qualiclip_jax.models.clip_config import CLIPConfig
 from qualiclip_jax.models.config_efficientnet import EfficientNetConfig
 from qualiclip_jax.models.encoder import Area, ImageEncoder, run
-from qualiclip_jax.models.layers import BatchNorm, normal
+from qualiclip_jax.models.layers import BatchNorm, convolve, normal
 from qualiclip_jax.models.pixels import MEAN, STD
 
 VARIANCE_EPS = 1e-5  # added to a variance before the root: flat images have a gradient, and features are of order 1
@@ -24,7 +24,7 @@ Moments = tuple[tuple[jax.Array, jax.Array, jax.Array], ...]  # of some levels, 
 
 
 class Unit(nnx.Module):
-    """A convolution and BatchNorm; or, folded, a convolution with bias.
+    """A convolution and BatchNorm, as in `resnet.ConvNorm`; or, folded, a convolution with bias.
 
     Args:
       config: `image` and `compute_dtype` count.
@@ -64,18 +64,20 @@ class Unit(nnx.Module):
 
     def __call__(self, x: jax.Array, after: Area) -> jax.Array:
         """x [N, H, W, into], zero outside its valid area unless the kernel is 1 x 1; `after` is that of the result."""
-        x = self._convolved(x)
-        return x if self.norm is None else self.norm(x, after.mask(x) if self.norm.training else None)
+        kernel = self.conv.kernel[...]
+        if self.norm is None:
+            assert self.conv.bias is not None
+            return self._convolved(x, kernel) + self.conv.bias[...].astype(self.dtype)
+        if self.norm.training:
+            x = self._convolved(x, kernel)
+            return self.norm(x, after.mask(x))
+        multiplier, bias = self.norm.frozen()
+        return self._convolved(x, kernel * multiplier) + bias.astype(self.dtype)
 
-    def _convolved(self, x: jax.Array) -> jax.Array:
-        kernel = self.conv.kernel[...].astype(self.dtype)
-        if kernel.shape[0] == 1:
-            x = x @ kernel[0, 0]
-        elif self.groups > 1:
-            x = depthwise.convolve(x, kernel, self.stride)
-        else:
-            return self.conv(x)
-        return x if self.conv.bias is None else x + self.conv.bias[...].astype(self.dtype)
+    def _convolved(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
+        if self.groups > 1:
+            return depthwise.convolve(x, kernel.astype(self.dtype), self.stride)
+        return convolve(x, kernel, self.stride, depthwise.padding(kernel.shape[0], self.stride))
 
 
 def relu6(x: jax.Array) -> jax.Array:

@@ -94,9 +94,16 @@ class BatchNorm(nnx.Module):
         Returns:
           The same shape and type; computed in float32.
         """
-        mean, var = self.batch_statistics(x, valid) if self.training else (self.mean[...], self.var[...])
+        multiplier, bias = self._affine(*self.batch_statistics(x, valid)) if self.training else self.frozen()
+        return (x.astype(jnp.float32) * multiplier + bias).astype(x.dtype)
+
+    def frozen(self) -> tuple[jax.Array, jax.Array]:
+        """Multiplier and bias [C] by the running statistics, float32."""
+        return self._affine(self.mean[...], self.var[...])
+
+    def _affine(self, mean: jax.Array, var: jax.Array) -> tuple[jax.Array, jax.Array]:
         multiplier = self.scale[...] * jax.lax.rsqrt(var + self.eps)
-        return (x.astype(jnp.float32) * multiplier + (self.bias[...] - mean * multiplier)).astype(x.dtype)
+        return multiplier, self.bias[...] - mean * multiplier
 
     def batch_statistics(self, x: jax.Array, valid: jax.Array | None) -> tuple[jax.Array, jax.Array]:
         """Mean and biased variance of the batch [C]; the running statistics take a step towards them."""
@@ -116,6 +123,18 @@ class BatchNorm(nnx.Module):
         self.mean[...] += self.MOMENTUM * (jax.lax.stop_gradient(mean) - self.mean[...])
         self.var[...] += self.MOMENTUM * (jax.lax.stop_gradient(unbiased) - self.var[...])
         return mean, var
+
+
+def convolve(x: jax.Array, kernel: jax.Array, stride: int, padding: tuple[int, int]) -> jax.Array:
+    """A convolution of x [N, H, W, C] with a kernel [h, w, C, out], `padding` before and after both axes.
+
+    If the kernel is 1 x 1, it is a product, whose gradient is faster on a GPU.
+    """
+    kernel = kernel.astype(x.dtype)
+    if kernel.shape[:2] == (1, 1) and stride == 1:
+        return x @ kernel[0, 0]
+    axes = ("NHWC", "HWIO", "NHWC")
+    return jax.lax.conv_general_dilated(x, kernel, (stride, stride), (padding, padding), dimension_numbers=axes)
 
 
 MANY_TOKENS = 2048  # above, the queries of an attention go in slices

@@ -12,7 +12,7 @@ from flax import nnx
 
 from qualiclip_jax.models.clip_config import CLIPConfig, ResNetConfig
 from qualiclip_jax.models.encoder import Area, ImageEncoder, run
-from qualiclip_jax.models.layers import BatchNorm, normal
+from qualiclip_jax.models.layers import BatchNorm, convolve, normal
 from qualiclip_jax.models.position import grid_embedding
 from qualiclip_jax.models.winograd import WinogradConv, pays
 
@@ -29,12 +29,14 @@ def average_pool(x: jax.Array) -> jax.Array:
 class ConvNorm(nnx.Module):
     """Convolution without bias and BatchNorm; or, folded, convolution with bias.
 
+    Frozen, BatchNorm is a factor of the kernel and a bias. So what lies between the two is neither computed nor kept
+    for the gradient.
+
     Args:
       config: `image.batch_norm` and `compute_dtype` count.
       into, out: channels.
       size: side of the kernel, odd; the padding is half of it.
       stride: of the convolution.
-      groups: of channels that are convolved apart.
       scale: that BatchNorm starts with.
     """
 
@@ -47,27 +49,33 @@ class ConvNorm(nnx.Module):
         rngs: nnx.Rngs,
         *,
         stride: int = 1,
-        groups: int = 1,
         scale: float = 1.0,
     ):
+        self.stride, self.padding = stride, size // 2
         self.conv: nnx.Conv | WinogradConv = nnx.Conv(
             into,
             out,
             (size, size),
             strides=stride,
-            padding=size // 2,
-            feature_group_count=groups,
+            padding=self.padding,
             use_bias=not config.image.batch_norm,
             dtype=jnp.dtype(config.compute_dtype),
-            kernel_init=normal((2 * groups / (size * size * into)) ** 0.5),  # He et al.
+            kernel_init=normal((2 / (size * size * into)) ** 0.5),  # He et al.
             rngs=rngs,
         )
         self.norm = BatchNorm(out, scale) if config.image.batch_norm else None
 
     def __call__(self, x: jax.Array, area: Area) -> jax.Array:
         """x [N, H, W, into]; `area` is the valid area of the result."""
-        x = self.conv(x)
-        return x if self.norm is None else self.norm(x, area.mask(x) if self.norm.training else None)
+        if self.norm is None:
+            return self.conv(x)
+        assert isinstance(self.conv, nnx.Conv)
+        if self.norm.training:
+            x = self.conv(x)
+            return self.norm(x, area.mask(x))
+        multiplier, bias = self.norm.frozen()
+        x = convolve(x, self.conv.kernel[...] * multiplier, self.stride, (self.padding,) * 2)
+        return x + bias.astype(x.dtype)
 
 
 class Bottleneck(nnx.Module):
