@@ -307,7 +307,8 @@ def preempted(step: int) -> bool:
 
 def lost_others(error: Exception) -> bool:
     """Whether an error means that another process of the run has ended."""
-    return isinstance(error, jax.errors.JaxRuntimeError) and any(word in str(error) for word in CONNECTION_WORDS)
+    kinds = jax.errors.JaxRuntimeError | ValueError  # the second where JAX waits for a program on a CPU
+    return isinstance(error, kinds) and any(word in str(error) for word in CONNECTION_WORDS)
 
 
 def leave(status: int) -> NoReturn:

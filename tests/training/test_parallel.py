@@ -40,3 +40,11 @@ def test_an_axis_that_does_not_divide_stays_whole():
 def test_shards_that_do_not_divide_the_devices():
     with pytest.raises(UserError, match="config.shards is 3, which does not divide the 4 devices"):
         parallel.Fsdp(3)
+
+
+@pytest.mark.parametrize(("kind", "lost"), [(jax.errors.JaxRuntimeError, True), (ValueError, True), (OSError, False)])
+def test_an_error_that_means_the_end_of_another_process(kind, lost):
+    """JAX raises either of the first two, as it waits for a program or not."""
+    text = "UNKNOWN: Gloo all-reduce failed: Read error [127.0.0.1]:27780: Connection reset by peer"
+    assert parallel.lost_others(kind(text)) == lost
+    assert not parallel.lost_others(kind("shapes do not match"))
