@@ -35,11 +35,11 @@ MOST_COMPILED = 2 * 2**30  # bytes
 
 # The files that take longest when nothing is compiled yet, the longest first: begun early, they keep no core waiting.
 LONGEST = (
+    "inference/test_ray.py",
     "training/test_processes.py",
-    "training/test_resume.py",
-    "degradations/test_pipeline.py",
     "models/test_encoders.py",
-    "training/test_devices.py",
+    "degradations/test_pipeline.py",
+    "training/test_resume.py",
     "inference/test_predictor.py",
 )
 
