@@ -18,7 +18,7 @@ lint: .venv/test.stamp
 	$(BIN)/ruff format --check .
 
 types: .venv/test.stamp
-	$(BIN)/python -m mypy
+	$(BIN)/python -m mypy --num-workers 2
 
 # The wheel, and a real use of it in an empty environment.
 wheel:
