@@ -1,6 +1,5 @@
 """Pictures a run leaves in its working directory: the degradations it trains on, and its curves."""
 
-import io
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +7,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from qualiclip_jax import html, storage
+from qualiclip_jax.images import write_image
 
 GAP, LINE, LABEL, SMALLEST = 6, 15, 150, 160  # px: between crops, of text, of the first column, of a crop
 
@@ -38,9 +38,7 @@ def save_degraded_examples(path: Path, crops: np.ndarray, degraded: np.ndarray, 
                 picture.paste(Image.fromarray(tiles[i, column, crop]), (left, top + crop * (height + GAP)))
         for crop in range(2):
             write((GAP, top + crop * (height + GAP)), f"{title}\ncrop {crop + 1}", "black")
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
-    storage.write_bytes(path, buffer.getvalue())
+    write_image(path, np.asarray(picture))
 
 
 PARTS = ("consistency", "positive", "negative", "mse", "plcc", "fidelity", "degradations")  # of losses
